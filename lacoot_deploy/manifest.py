@@ -1,0 +1,306 @@
+"""The manifest: the versioned record that travels inside an ONNX file, and the plan that `collapse` applies.
+
+It lives in the model-level metadata under `lacoot.manifest`, the only place that other ONNX tools keep.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lacoot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+MANIFEST_KEY = "lacoot.manifest"
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+
+class Record(BaseModel):
+    """Base of all records: unknown fields are kept, so that an older tool does not lose a newer one's notes."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
+
+
+class DistanceRecord(Record):
+    """One measured distance of one block.
+
+    Attributes:
+        value: The distance, in the units of the activations (`mswd`) or relative (`paired`, `cosine`).
+        floor: What two independent samples of the block's input distribution of that size show.
+        estimator: `sampled` or `ascent` for `mswd`; None for the paired measures.
+        p: Order of the Wasserstein distance.
+        projections: Number of directions.
+        seed: Seed of the directions and of the sample choice.
+        samples: Number of samples that the distance was measured on.
+        split: The split of the data they came from.
+    """
+
+    value: float
+    floor: float | None = None
+    estimator: str | None = None
+    p: float | None = None
+    projections: int | None = None
+    seed: int | None = None
+    samples: int | None = None
+    split: str | None = None
+
+
+class BlockRecord(Record):
+    """A block as it was when it was recorded: where it lies and how far its output is from its input."""
+
+    name: str
+    input: str
+    output: str
+    shape: list[int | str | None] | None = None
+    units: list[str] = Field(default_factory=list)
+    distances: dict[str, DistanceRecord] = Field(default_factory=dict)
+
+
+class SourceRecord(Record):
+    """Where the model came from: architecture, checkpoint, data and the training recipe."""
+
+    model: str | None = None
+    checkpoint_sha256: str | None = None
+    dataset: str | None = None
+    recipe: dict[str, Any] | None = None
+
+
+class PreprocessingRecord(Record):
+    """How an 8-bit image becomes an input: x = (image / 255 - mean) / std, per channel.
+
+    Attributes:
+        mean: Per channel, on the 0..1 scale.
+        std: Per channel, on the 0..1 scale.
+        size: Height and width in pixels.
+        channels: Number of colour channels.
+    """
+
+    mean: list[float]
+    std: list[float]
+    size: tuple[int, int]
+    channels: int = 3
+
+
+class ArrayRecord(Record):
+    """A float32 array as base64 of its little-endian bytes, so that a replayed plan gives the same bytes."""
+
+    shape: list[int]
+    data: str
+
+    @classmethod
+    def pack(cls, array: NDArray[Any]) -> ArrayRecord:
+        """Pack an array of any float type and shape."""
+        values = np.ascontiguousarray(array, dtype="<f4")
+        return cls(shape=list(values.shape), data=base64.b64encode(values.tobytes()).decode("ascii"))
+
+    def unpack(self) -> NDArray[np.float32]:
+        """Give the array back.
+
+        Raises:
+            InputError: The data is no base64 or does not fill the shape.
+        """
+        try:
+            raw = base64.b64decode(self.data, validate=True)
+            if any(n < 0 for n in self.shape):
+                raise ValueError("negative size")
+            return np.frombuffer(raw, dtype="<f4").reshape(self.shape).astype(np.float32)
+        except ValueError as error:
+            raise InputError(f"A repair in the plan holds a damaged array ({error}); make the plan anew.") from None
+
+
+class RepairRecord(Record):
+    """The transport map put where the block was: T(x) = scale * x + shift, or matrix @ x + shift, over channels.
+
+    Attributes:
+        kind: `affine` (scale and shift, each of shape [C]) or `linear` (matrix [C, C] and shift [C]).
+        axis: The channel axis of the value, counted from 0.
+    """
+
+    kind: Literal["affine", "linear"]
+    axis: int
+    scale: ArrayRecord | None = None
+    matrix: ArrayRecord | None = None
+    shift: ArrayRecord
+
+
+class PlanStep(Record):
+    """One block that goes: where it lies, in which form, with which repair, and the evidence.
+
+    Attributes:
+        block: Name of the block.
+        input: Its input value in the model that the plan was made for.
+        output: Its output value there.
+        form: `bypass` or `shortcut`.
+        repair: The map put in its place; None for none.
+        evidence: Measurements behind the choice: the criterion's score, accuracy after this step, and the like.
+    """
+
+    block: str
+    input: str
+    output: str
+    form: Literal["bypass", "shortcut"]
+    repair: RepairRecord | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+
+
+class Plan(Record):
+    """Which blocks go, in which form, with which repair, and the evidence: the object that `collapse` applies.
+
+    Attributes:
+        model_sha256: Fingerprint of the graph the plan was made for (see `graph.fingerprint`).
+        criterion: What ranked the blocks.
+        search: `ranked` or `greedy`; None where the user named the blocks.
+        limit: The limit the user gave, such as {"max_drop": 1.0}.
+        steps: The blocks in the order in which they were chosen.
+        evidence: Measurements for the plan as a whole, such as accuracy before and after.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model_sha256: str | None = None
+    criterion: str | None = None
+    search: str | None = None
+    limit: dict[str, Any] = Field(default_factory=dict)
+    steps: list[PlanStep] = Field(default_factory=list)
+    evidence: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known_version(cls, version: int) -> int:
+        return _check_version(version, "plan")
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's canonical JSON form."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()
+
+
+class CollapseRecord(Record):
+    """One collapse in a model's history."""
+
+    plan_sha256: str
+    model_sha256_before: str
+    blocks: list[str]
+    forms: dict[str, str] = Field(default_factory=dict)
+    repairs: dict[str, str] = Field(default_factory=dict)
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    producer: str | None = None
+
+
+class Manifest(Record):
+    """Everything lacoot-deploy knows about a model, kept in the ONNX file itself."""
+
+    schema_version: int = SCHEMA_VERSION
+    producer: str | None = None
+    source: SourceRecord | None = None
+    preprocessing: PreprocessingRecord | None = None
+    blocks: list[BlockRecord] = Field(default_factory=list)
+    plan: Plan | None = None
+    history: list[CollapseRecord] = Field(default_factory=list)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known_version(cls, version: int) -> int:
+        return _check_version(version, "manifest")
+
+    def block(self, name: str) -> BlockRecord | None:
+        """The record of the named block, or None."""
+        return next((b for b in self.blocks if b.name == name), None)
+
+
+def _check_version(version: int, what: str) -> int:
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"the {what} has schema_version {version}, and this lacoot-deploy reads up to {SCHEMA_VERSION}: "
+            f"upgrade lacoot-deploy"
+        )
+    if version < 1:
+        raise ValueError(f"the {what} has schema_version {version}, which no release ever wrote")
+    return version
+
+
+def to_json(record: Record, *, indent: int | None = None) -> str:
+    """Canonical JSON of a record: keys sorted, nothing optional left out, non-finite numbers as null."""
+    separators = (",", ":") if indent is None else None
+    data = record.model_dump(mode="json")
+    return json.dumps(_finite(data), sort_keys=True, separators=separators, indent=indent, ensure_ascii=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if np.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return [_finite(value) for value in data]
+    return data
+
+
+def read_manifest(model: onnx.ModelProto, *, path: str | Path = "the model") -> Manifest | None:
+    """Read the manifest of a model; None where it has none.
+
+    Args:
+        model: The ONNX model.
+        path: What error messages call it.
+
+    Raises:
+        InputError: The manifest is not JSON, of the wrong structure, too large or of a newer version.
+    """
+    texts = [entry.value for entry in model.metadata_props if entry.key == MANIFEST_KEY]
+    if not texts:
+        return None
+    return parse_manifest(texts[-1], path=path)
+
+
+def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
+    """Parse a manifest's JSON text.
+
+    Raises:
+        InputError: As for `read_manifest`.
+    """
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InputError(f"The manifest in {path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; it is not ours.")
+    return _parse(Manifest, text, f"The manifest in {path}")
+
+
+def parse_plan(text: str, *, path: str | Path = "the plan") -> Plan:
+    """Parse a plan's JSON text.
+
+    Raises:
+        InputError: It is no JSON, of the wrong structure or of a newer version.
+    """
+    return _parse(Plan, text, f"The plan {path}")
+
+
+def _parse(kind: type[Any], text: str, what: str) -> Any:
+    try:
+        return kind.model_validate(json.loads(text))
+    except RecursionError:
+        raise InputError(f"{what} is nested too deeply to be read.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{what} is not JSON ({error}).") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise InputError(f"{what} cannot be used: {where}: {message}.") from None
+
+
+def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Put the manifest into a model, in place of the one it had; every other metadata entry stays."""
+    kept = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
+    text = to_json(manifest)
+    if kept:
+        kept[-1].value = text
+    else:
+        model.metadata_props.add(key=MANIFEST_KEY, value=text)
