@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ class Record(BaseModel):
     """Base of all records: unknown fields are kept, so that an older tool does not lose a newer one's notes."""
 
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
+
+
+_R = TypeVar("_R", bound=Record)
 
 
 class DistanceRecord(Record):
@@ -116,7 +119,9 @@ class ArrayRecord(Record):
                 raise ValueError("negative size")
             return np.frombuffer(raw, dtype="<f4").reshape(self.shape).astype(np.float32)
         except ValueError as error:
-            raise InputError(f"A repair in the plan holds a damaged array ({error}); make the plan anew.") from None
+            raise InputError(
+                f"A repair in the plan holds a damaged array ({error}); make the plan anew."
+            ) from None
 
 
 class RepairRecord(Record):
@@ -269,7 +274,9 @@ def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
         InputError: As for `read_manifest`.
     """
     if len(text) > MAX_MANIFEST_BYTES:
-        raise InputError(f"The manifest in {path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; it is not ours.")
+        raise InputError(
+            f"The manifest in {path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; it is not ours."
+        )
     return _parse(Manifest, text, f"The manifest in {path}")
 
 
@@ -282,7 +289,7 @@ def parse_plan(text: str, *, path: str | Path = "the plan") -> Plan:
     return _parse(Plan, text, f"The plan {path}")
 
 
-def _parse(kind: type[Any], text: str, what: str) -> Any:
+def _parse(kind: type[_R], text: str, what: str) -> _R:
     try:
         return kind.model_validate(json.loads(text))
     except RecursionError:

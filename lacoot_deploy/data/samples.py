@@ -1,0 +1,181 @@
+"""The `--data` grammar: turns a specification into model inputs with labels."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacoot_deploy.data.images import load_images, normalise
+from lacoot_deploy.data.types import ImageSet, InputInfo, Samples
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.manifest import PreprocessingRecord
+
+GRAMMAR = "digits, cifar10:PATH, fashion-mnist:PATH, imagefolder:PATH, npz:PATH or python:module:function"
+
+
+def load_samples(
+    spec: str,
+    *,
+    inputs: Sequence[InputInfo],
+    preprocessing: PreprocessingRecord | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Samples for a model from a data specification.
+
+    Args:
+        spec: One of `digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`, `npz:PATH`,
+            `python:module:function`. The function of the last is called with no argument and returns a mapping from
+            input names (and optionally `labels`) to arrays, or a pair (inputs, labels).
+        inputs: The model's inputs.
+        preprocessing: How images become inputs; needed for image sources.
+        split: `train`, `val` or `test`, for image sources; npz and python sources are taken whole.
+        limit: At most that many samples, chosen at random by `seed`; None for all.
+        seed: Seed of that choice.
+
+    Raises:
+        UsageError: The specification is not understood, or preprocessing is missing.
+        InputError: The data is missing, malformed or does not fit the inputs.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "npz":
+        samples = _from_arrays(_read_npz(Path(rest)), inputs, rest)
+    elif kind == "python":
+        samples = _from_arrays(_call(rest), inputs, spec)
+    else:
+        samples = _from_images(spec, inputs, preprocessing, split, limit, seed)
+    samples = replace(samples, description=spec if kind in ("npz", "python") else f"{spec} [{split}]")
+    if len(samples) == 0:
+        raise InputError(f"{spec} holds no samples.")
+    if limit is not None and limit < len(samples):
+        samples = samples.take(choose(len(samples), limit, seed))
+    return samples
+
+
+def choose(count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    """Sorted indices of `limit` out of `count` samples, chosen without replacement."""
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
+
+
+def _from_images(
+    spec: str,
+    inputs: Sequence[InputInfo],
+    preprocessing: PreprocessingRecord | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+) -> Samples:
+    if len(inputs) != 1:
+        names = ", ".join(info.name for info in inputs)
+        raise InputError(
+            f"{spec} gives one image per sample, but the model has {len(inputs)} inputs ({names})."
+        )
+    info = inputs[0]
+    size = None if preprocessing is None else preprocessing.size
+    images: ImageSet = load_images(spec, split, size=size)
+    if preprocessing is None:
+        raise UsageError(
+            "The model carries no preprocessing in its manifest: give --mean, --std and --size for image data."
+        )
+    if limit is not None and limit < len(images):
+        images = images.take(choose(len(images), limit, seed))
+    values = normalise(images.images, preprocessing)
+    if len(info.shape) == 4 and info.shape[3] == values.shape[1] and info.shape[1] != values.shape[1]:
+        values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    _check(info, values, spec)
+    return Samples({info.name: values.astype(info.dtype, copy=False)}, images.labels)
+
+
+def _check(info: InputInfo, values: NDArray[Any], source: str) -> None:
+    want, got = info.shape, values.shape
+    fits = len(want) == len(got) and all(
+        not isinstance(w, int) or w == g for w, g in zip(want[1:], got[1:], strict=False)
+    )
+    if not fits:
+        wanted = "[" + ", ".join("?" if d is None else str(d) for d in want) + "]"
+        raise InputError(
+            f"{source} does not fit input {info.name!r}: it has shape {list(got)}, expected {wanted}."
+        )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not str(path) or not path.is_file():
+        raise InputError(f"{path} does not exist; give npz:PATH with an .npz file.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        KeyError,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise InputError(f"{path} is no usable .npz file: {error}.") from None
+
+
+def _call(target: str) -> Any:
+    module_name, _, function_name = target.partition(":")
+    if not module_name or not function_name:
+        raise UsageError("python data is given as python:module:function.")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"The module {module_name!r} of the data cannot be imported: {error}.") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise InputError(f"{module_name} has no function {function_name!r}.")
+    return function()
+
+
+def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples:
+    if isinstance(data, tuple) and len(data) == 2:
+        feeds, labels = data
+        data = dict(feeds) if isinstance(feeds, dict) else {inputs[0].name: feeds}
+        if labels is not None:
+            data["labels"] = labels
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{source} gives a {type(data).__name__}; expected a mapping from input names to arrays."
+        )
+    arrays = {name: np.asarray(value) for name, value in data.items()}
+    missing = [info.name for info in inputs if info.name not in arrays]
+    if missing:
+        raise InputError(
+            f"{source} lacks an array for input {', '.join(map(repr, missing))}; "
+            f"it holds {', '.join(map(repr, sorted(arrays))) or 'nothing'}."
+        )
+    feeds = {}
+    for info in inputs:
+        values = arrays[info.name]
+        _check(info, values, source)
+        if info.dtype != "str" and not np.can_cast(values.dtype, info.dtype, "same_kind"):
+            raise InputError(
+                f"{source} does not fit input {info.name!r}: it is {values.dtype}, expected {info.dtype}."
+            )
+        feeds[info.name] = values if info.dtype == "str" else values.astype(info.dtype, copy=False)
+    named_input = any(info.name == "labels" for info in inputs)
+    labels = None if named_input else arrays.get("labels")
+    counts = {name: len(a) for name, a in feeds.items()} | ({} if labels is None else {"labels": len(labels)})
+    if len(set(counts.values())) > 1:
+        raise InputError(f"{source} holds different numbers of samples: {counts}.")
+    if labels is not None:
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f"The labels in {source} must be one integer per sample.")
+        labels = labels.astype(np.int64)
+    return Samples(feeds, labels)
