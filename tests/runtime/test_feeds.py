@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_models import classifier, text_encoder
+
+from lacoot_deploy.data import InputInfo
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.runtime.feeds import (
+    check_feeds,
+    generate_feeds,
+    index_limits,
+    model_inputs,
+    resolve_shapes,
+)
+from lacoot_deploy.runtime.sessions import open_session
+
+
+def test_inputs_of_a_model_and_of_its_session_agree():
+    for model in (classifier(), text_encoder(), classifier(batch=3)):
+        assert model_inputs(model) == model_inputs(open_session(model, provider="cpu"))
+
+
+def test_token_ids_stay_inside_the_table():
+    model = text_encoder(rows=7)
+    assert index_limits(model) == {"input_ids": 7}
+    feeds = generate_feeds(model_inputs(model), batch=50, dims={"sequence": 9}, limits=index_limits(model))
+    ids, mask = feeds["input_ids"], feeds["attention_mask"]
+    assert ids.shape == mask.shape == (50, 9)
+    assert ids.dtype == mask.dtype == np.int64
+    assert ids.min() == 0
+    assert ids.max() == 6
+    assert (mask == 1).all()
+    open_session(model, provider="cpu").run(feeds)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "uint8", "int32", "int64", "str"])
+def test_every_type_is_respected_and_the_seed_repeats(dtype):
+    info = InputInfo("x", ("n", 3), dtype)
+    a, b = (generate_feeds([info], batch=2, seed=5)["x"] for _ in range(2))
+    assert a.shape == (2, 3)
+    assert a.dtype == (object if dtype == "str" else dtype)
+    assert (a == b).all()
+    check_feeds([info], {"x": a})
+
+
+def test_positions_are_counted_up_and_types_are_zero():
+    inputs = [InputInfo("position_ids", ("n", 4), "int64"), InputInfo("token_type_ids", ("n", 4), "int64")]
+    feeds = generate_feeds(inputs, batch=2)
+    assert feeds["position_ids"].tolist() == [[0, 1, 2, 3]] * 2
+    assert feeds["token_type_ids"].tolist() == [[0] * 4] * 2
+
+
+def test_free_image_sides_get_a_common_size_and_dims_override_it():
+    image = InputInfo("pixels", ("n", 3, "height", None), "float32")
+    assert resolve_shapes([image])["pixels"] == (1, 3, 224, 224)
+    assert resolve_shapes([image], batch=2, dims={"height": 32, "pixels:3": 48})["pixels"] == (2, 3, 32, 48)
+
+
+def test_a_batch_against_a_fixed_first_dimension_is_refused():
+    with pytest.raises(InputError, match="fixed to 1"):
+        resolve_shapes([InputInfo("x", (1, 3), "float32")], batch=8)
+
+
+def test_an_unknown_dimension_is_a_usage_error_that_lists_the_free_ones():
+    with pytest.raises(UsageError, match="'width'; its free dimensions are: n, x:0"):
+        resolve_shapes([InputInfo("x", ("n", 3), "float32")], dims={"width": 3})
+
+
+def test_one_name_has_one_size():
+    inputs = [InputInfo("a", ("n", "t"), "float32"), InputInfo("b", ("n", "t"), "float32")]
+    feeds = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((2, 4), np.float32)}
+    with pytest.raises(InputError, match="'t' of The model is 3 in input 'a' but 4 in 'b'"):
+        check_feeds(inputs, feeds)
+
+
+def test_a_type_that_cannot_be_generated_is_refused():
+    with pytest.raises(InputError, match="bfloat16"):
+        generate_feeds([InputInfo("x", (1,), "bfloat16")])
