@@ -1,0 +1,59 @@
+"""The floor: the distance that two independent samples of one distribution show at this sample size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lacoot_deploy.errors import UsageError
+from lacoot_deploy.transport.distance import Estimator, max_sliced_wasserstein
+
+
+def floor(
+    x: Tensor,
+    *,
+    p: float = 2.0,
+    estimator: Estimator = "sampled",
+    projections: int = 50,
+    draws: int = 9,
+    generator: torch.Generator | None = None,
+) -> float:
+    """The max-sliced distance that two independent samples of x's distribution, each of x's size, show.
+
+    A distance at or below it is zero for all that so many samples can tell. Estimated by random halves: one half of
+    the samples is compared with the other by the estimator in question, the result is scaled by
+    sqrt(size of a half / size of x), the rate at which the sampling error of means and quantiles falls, and the
+    median over several draws is taken.
+
+    Args:
+        x: [N, ...], samples such as a block's input; at least two.
+        p: Order of the distance.
+        estimator: As in `max_sliced_wasserstein`.
+        projections: Number of random directions, as for the distance that it is compared with.
+        draws: Number of draws.
+        generator: Source of the randomness.
+
+    Returns:
+        The floor in the units of x.
+
+    Raises:
+        UsageError: Fewer than two samples, or draws not positive.
+    """
+    n = x.shape[0] if x.dim() else 0
+    if n < 2 or draws < 1:
+        raise UsageError(
+            f"The floor needs two samples and one draw at least, but got {n} samples and {draws} draws."
+        )
+    half = n // 2
+    values = []
+    with torch.no_grad():
+        for _ in range(draws):
+            device = generator.device if generator is not None else x.device
+            order = torch.randperm(n, generator=generator, device=device).to(x.device)
+            a, b = x.detach()[order[:half]], x.detach()[order[half : 2 * half]]
+            values.append(
+                max_sliced_wasserstein(
+                    a, b, p=p, estimator=estimator, projections=projections, generator=generator
+                )
+            )
+    return float(torch.stack(values).median()) * (half / n) ** 0.5

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lacoot_deploy.errors import UsageError
+from lacoot_deploy.transport import max_sliced_wasserstein, random_directions
+
+
+def reference(x: np.ndarray, y: np.ndarray, directions: np.ndarray, p: float) -> float:
+    """The definition, written down in float64."""
+    px, py = (np.sort(a.astype(np.float64) @ directions.astype(np.float64), axis=0) for a in (x, y))
+    return float((np.abs(px - py) ** p).mean(0).max() ** (1 / p))
+
+
+def naive(x: torch.Tensor, y: torch.Tensor, directions: torch.Tensor, p: float) -> torch.Tensor:
+    """The definition under plain autograd: all directions carry the graph."""
+    px, py = (a.flatten(1) @ directions for a in (x, y))
+    costs = (px.sort(0).values - py.sort(0).values).abs().pow(p).mean(0)
+    return costs.max().pow(1 / p)
+
+
+def unit_columns(
+    features: int, count: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    directions = torch.randn(features, count, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return directions / directions.norm(dim=0)
+
+
+def pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator, dtype=dtype)
+    return x, 1.3 * x + 0.5 * torch.randn(*shape, generator=generator, dtype=dtype) + 0.2
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("shape", [(7, 3), (32, 5, 4, 4), (64, 300)])
+def test_same_value_as_the_definition_on_the_same_directions(shape: tuple[int, ...], p: float) -> None:
+    x, y = pair(*shape)
+    directions = unit_columns(x[0].numel(), 20)
+    value = max_sliced_wasserstein(x, y, p=p, directions=directions)
+    expected = reference(x.flatten(1).numpy(), y.flatten(1).numpy(), directions.numpy(), p)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_same_value_and_gradient_as_pot_on_the_same_directions(p: int) -> None:
+    ot = pytest.importorskip("ot")
+    x, y = (a.requires_grad_() for a in pair(64, 300))
+    directions = unit_columns(300, 50)
+    ours = max_sliced_wasserstein(x, y, p=p, directions=directions)
+    theirs = ot.sliced.max_sliced_wasserstein_distance(x, y, projections=directions, p=p)
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
+    for a, b in zip(torch.autograd.grad(ours, (x, y)), torch.autograd.grad(theirs, (x, y)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+def test_gradient_is_that_of_the_naive_implementation(p: float) -> None:
+    x, y = (a.requires_grad_() for a in pair(9, 4, 2, 2, dtype=torch.float64))
+    directions = unit_columns(16, 10, dtype=torch.float64)
+    ours = torch.autograd.grad(3 * max_sliced_wasserstein(x, y, p=p, directions=directions), (x, y))
+    theirs = torch.autograd.grad(3 * naive(x, y, directions, p), (x, y))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda a, b: max_sliced_wasserstein(a, b, p=p, directions=directions), (x, y), eps=1e-7, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "ascent"])
+@pytest.mark.parametrize("shape", [(8, 6), (8, 5000)])
+def test_gradient_is_zero_and_finite_where_input_equals_output(
+    shape: tuple[int, ...], estimator: str
+) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    value = max_sliced_wasserstein(x, y, estimator=estimator)
+    value.backward()
+    assert value == 0
+    assert not x.grad.any()
+    assert not y.grad.any()
+
+
+def test_structured_directions_are_unit_vectors_and_project_like_their_dense_form() -> None:
+    directions = random_directions(9000, 12, generator=torch.Generator().manual_seed(0), width=1000)
+    dense = torch.stack([directions.select(torch.tensor(k)) for k in range(12)], dim=1)
+    torch.testing.assert_close(dense.norm(dim=0), torch.ones(12))
+    rows = torch.randn(5, 9000)
+    torch.testing.assert_close(directions.project(rows), (rows @ dense).t(), rtol=1e-4, atol=1e-5)
+
+
+def test_same_generator_state_gives_the_same_value() -> None:
+    x, y = pair(16, 6000)
+    values = [
+        float(max_sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(s))) for s in (3, 3, 4)
+    ]
+    assert values[0] == values[1] != values[2]
+
+
+def test_half_precision_is_accumulated_in_float32() -> None:
+    x, y = pair(32, 6000)
+    for dtype in (torch.float16, torch.bfloat16):
+        half_x, half_y = x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+        value = max_sliced_wasserstein(half_x, half_y, generator=torch.Generator().manual_seed(0))
+        exact = max_sliced_wasserstein(
+            half_x.float(), half_y.float(), generator=torch.Generator().manual_seed(0)
+        )
+        value.backward()
+        assert value.dtype == torch.float32
+        assert float(value) == pytest.approx(float(exact), rel=1e-5)
+        assert half_x.grad.dtype == dtype
+
+
+def test_channels_last_gradient_keeps_its_memory_format() -> None:
+    x, y = pair(8, 6, 4, 4)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    max_sliced_wasserstein(x, y).backward()
+    assert x.grad.stride() == x.stride()
+
+
+def test_refuses_what_is_no_pair() -> None:
+    with pytest.raises(UsageError, match=r"\(3, 4\).*\(2, 4\)"):
+        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(2, 4))
+    with pytest.raises(UsageError, match="order p"):
+        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), p=0.5)
+    with pytest.raises(UsageError, match="estimator"):
+        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), estimator="guess")
