@@ -1,0 +1,1 @@
+"""The PyTorch stage: data, models, block hooks, penalty, loop, checkpoint, export."""

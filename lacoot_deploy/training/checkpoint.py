@@ -1,0 +1,179 @@
+"""Checkpoints: tensors in safetensors and the rest as JSON in that file's header, so that one rename is atomic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lacoot_deploy.errors import InputError
+from lacoot_deploy.files import atomic_path
+from lacoot_deploy.manifest import PreprocessingRecord
+from lacoot_deploy.training.recipe import Recipe, check_recipe
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+CHECKPOINT_KEY = "lacoot.checkpoint"
+SCHEMA_VERSION = 1
+
+
+class CheckpointHeader(BaseModel):
+    """What a checkpoint holds beside tensors.
+
+    Attributes:
+        schema_version: Version of this structure.
+        epoch: Epochs completed.
+        recipe: The recipe of the run.
+        classes: Names of the classes.
+        channels: Channels of the images.
+        preprocessing: How bytes become inputs.
+        optimizer: The optimiser's state with each tensor replaced by the name under which it is stored.
+        seconds: Training time so far.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    epoch: int
+    recipe: dict[str, Any]
+    classes: list[str]
+    channels: int
+    preprocessing: PreprocessingRecord
+    optimizer: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        header: Everything that is no tensor.
+        weights: The model's state, by parameter and buffer name.
+        optimizer: The optimiser's `state_dict`.
+        rng: Random generator states, uint8, by device type (`cpu`, `cuda`).
+        examples: A few validation images, uint8 [n, C, H, W], on which an export is checked.
+    """
+
+    header: CheckpointHeader
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    rng: dict[str, torch.Tensor]
+    examples: torch.Tensor
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return check_recipe(self.header.recipe, origin="The checkpoint")
+
+
+def save_checkpoint(
+    target: Path,
+    *,
+    epoch: int,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    channels: int,
+    preprocessing: PreprocessingRecord,
+    weights: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, Any],
+    rng: Mapping[str, torch.Tensor],
+    examples: torch.Tensor,
+    seconds: float,
+) -> None:
+    """Write a checkpoint, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model/{name}": value for name, value in weights.items()}
+    tensors |= {f"rng/{name}": value for name, value in rng.items()}
+    tensors["examples"] = examples
+    described = _store(optimizer, "optimizer", tensors)
+    header = CheckpointHeader(
+        epoch=epoch,
+        recipe=recipe.model_dump(mode="json"),
+        classes=list(classes),
+        channels=channels,
+        preprocessing=preprocessing,
+        optimizer=described,
+        seconds=seconds,
+    )
+    # safetensors refuses tensors that share memory, as tied weights do: each name gets its own copy.
+    owned = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    with atomic_path(target) as temporary:
+        save_file(owned, str(temporary), metadata={CHECKPOINT_KEY: header.model_dump_json()})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or the one in a run folder.
+
+    Raises:
+        InputError: It is missing, no checkpoint of ours, damaged or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        path = path / CHECKPOINT_NAME
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a run folder or a {CHECKPOINT_NAME}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(CHECKPOINT_KEY)
+            if text is None:
+                raise InputError(f"{path} holds weights but no training state; it is no checkpoint of a run.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is no readable checkpoint: {error}.") from None
+    header = _header(text, path)
+    try:
+        return Checkpoint(
+            header=header,
+            weights=_part(tensors, "model/"),
+            optimizer=_restore(header.optimizer, tensors),
+            rng=_part(tensors, "rng/"),
+            examples=tensors["examples"],
+        )
+    except KeyError as error:
+        raise InputError(f"{path} is damaged: it lacks the tensor {error}.") from None
+
+
+def _header(text: str, path: Path) -> CheckpointHeader:
+    try:
+        data = json.loads(text)
+        version = data.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema_version {version}, and this lacoot-deploy reads up to {SCHEMA_VERSION}: upgrade it."
+            )
+        return CheckpointHeader.model_validate(data)
+    except (ValidationError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no checkpoint of ours: {str(error).splitlines()[0]}.") from None
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _store(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """A JSON description of a state, its tensors put into `tensors`; integer keys survive as pairs."""
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"map": [[key, _store(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_store(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]}
+    return {"value": value}
+
+
+def _restore(described: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if "tensor" in described:
+        return tensors[described["tensor"]]
+    if "map" in described:
+        return {key: _restore(inner, tensors) for key, inner in described["map"]}
+    if "list" in described:
+        return [_restore(inner, tensors) for inner in described["list"]]
+    return described["value"]

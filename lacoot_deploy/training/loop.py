@@ -1,0 +1,209 @@
+"""One epoch of training and one pass of validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional
+
+from lacoot_deploy.errors import VerificationError
+from lacoot_deploy.training.blocks import BlockCapture
+from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, seeded
+from lacoot_deploy.training.penalty import block_penalty
+from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.schedules import learning_rate, penalty_weight
+
+ORDER, AUGMENT, DIRECTIONS = 0, 1, 2
+"""Streams of random numbers within an epoch."""
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch in figures; a line of metrics.jsonl.
+
+    Attributes:
+        epoch: Counted from 1.
+        epochs: Epochs of the whole run.
+        loss: Mean cross-entropy on augmented training images, without the penalty.
+        penalty: Mean distance over blocks and steps; None where none was computed.
+        weight: lambda at the epoch's last step.
+        train_accuracy: Percent, on augmented training images as they passed.
+        val_loss: Mean cross-entropy on validation images.
+        val_accuracy: Percent.
+        lr: Learning rate of the epoch's last step.
+        seconds: What the epoch took.
+        remaining: Estimated seconds to the end of the run.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    penalty: float | None
+    weight: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+    remaining: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures by name."""
+        return asdict(self)
+
+
+class Trainer:
+    """A model, its optimiser and its data, trained epoch by epoch."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        capture: BlockCapture,
+        train: DeviceImages,
+        val: DeviceImages,
+        frozen: tuple[nn.Module, ...] = (),
+    ) -> None:
+        """Take the parts over.
+
+        Args:
+            recipe: The settings.
+            accelerator: Holds device, precision and process group.
+            model: Prepared by the accelerator, on the device.
+            optimizer: Likewise.
+            capture: Hooks on the blocks to penalise.
+            train: Training images.
+            val: Validation images.
+            frozen: Modules that stay in evaluation mode.
+        """
+        self.recipe, self.accelerator = recipe, accelerator
+        self.model, self.optimizer, self.capture = model, optimizer, capture
+        self.train_images, self.val_images, self.frozen = train, val, frozen
+        self.shares = accelerator.num_processes
+        order = epoch_order(len(train), seed=recipe.seed, epoch=0)
+        self.steps_per_epoch = len(batch_indices(order, recipe.batch_size, shares=self.shares))
+
+    def epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> dict[str, float | None]:
+        """Train for one epoch.
+
+        Args:
+            epoch: Counted from 0.
+            on_step: Called after each step with steps done and steps of the epoch.
+
+        Raises:
+            VerificationError: The loss is no longer finite.
+        """
+        recipe = self.recipe
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+        order = epoch_order(len(self.train_images), seed=recipe.seed, epoch=epoch)
+        augmenting = seeded(recipe.seed, epoch, AUGMENT)
+        directions = seeded(recipe.seed, epoch, DIRECTIONS, device=self.accelerator.device)
+        # Sums stay on the device: reading a number every step would make a GPU wait for Python.
+        sums = torch.zeros(4, dtype=torch.float64, device=self.accelerator.device)
+        batches = batch_indices(order, recipe.batch_size, shares=self.shares)
+        lr = weight = 0.0
+        for index, indices in enumerate(batches):
+            step = epoch * self.steps_per_epoch + index
+            lr = learning_rate(recipe, step, self.steps_per_epoch)
+            weight = penalty_weight(recipe, step, self.steps_per_epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            images, labels = self.train_images.augmented(indices, recipe.augment, augmenting)
+            sums += self._step(images, labels, weight, directions)
+            if index % 50 == 49 and not bool(torch.isfinite(sums[0])):
+                break
+            on_step(index + 1, len(batches))
+        loss, penalty, correct, count = sums.tolist()
+        if not (torch.isfinite(sums).all()):
+            raise VerificationError(
+                f"The training diverged in epoch {epoch + 1} (the loss is {loss / max(count, 1):g}); lower lr or "
+                f"penalty, lengthen warmup or set clip."
+            )
+        return {
+            "loss": loss / count,
+            "penalty": penalty / count if weight > 0 and recipe.penalty > 0 else None,
+            "train_accuracy": 100 * correct / count,
+            "lr": lr,
+            "weight": weight,
+        }
+
+    def _step(
+        self, images: torch.Tensor, labels: torch.Tensor, weight: float, directions: torch.Generator
+    ) -> torch.Tensor:
+        """One optimiser step; sums over the batch of loss, penalty, correct answers and images."""
+        recipe = self.recipe
+        sums = torch.zeros(4, dtype=torch.float64, device=images.device)
+        part_size = -(-len(images) // recipe.accumulate)
+        parts = list(zip(torch.split(images, part_size), torch.split(labels, part_size), strict=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        for part_images, part_labels in parts:
+            self.capture.enabled = weight > 0
+            with self.accelerator.autocast():
+                logits = self.model(part_images)
+            self.capture.enabled = False
+            loss = functional.cross_entropy(
+                logits.float(), part_labels, label_smoothing=recipe.label_smoothing
+            )
+            penalty = logits.new_zeros((), dtype=torch.float32)
+            values = self.capture.take()
+            if values:
+                penalty = block_penalty(values, recipe, directions)
+            del values
+            total = (loss + weight * penalty) * (len(part_images) / len(images))
+            self.accelerator.backward(total)
+            with torch.no_grad():
+                correct = (logits.argmax(1) == part_labels).sum()
+                sums += torch.stack(
+                    [loss.detach() * len(part_images), penalty.detach() * len(part_images), correct.float(),
+                     correct.new_full((), len(part_images)).float()]
+                ).double()  # fmt: skip
+        if recipe.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        return sums
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in percent on the validation images."""
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        for images, labels in self.val_images.in_order(EVALUATION_BATCH):
+            with self.accelerator.autocast():
+                logits = self.model(images).float()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+            sums[1] += (logits.argmax(1) == labels).sum()
+        loss, correct = (sums / len(self.val_images)).tolist()
+        return loss, 100 * correct
+
+    def run_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> EpochReport:
+        """Train and validate one epoch (counted from 0); the time left assumes that epochs take equally long."""
+        start = time.perf_counter()
+        trained = self.epoch(epoch, on_step)
+        val_loss, val_accuracy = self.validate()
+        seconds = time.perf_counter() - start
+        return EpochReport(
+            epoch=epoch + 1,
+            epochs=self.recipe.epochs,
+            loss=float(trained["loss"] or 0),
+            penalty=trained["penalty"],
+            weight=float(trained["weight"] or 0),
+            train_accuracy=float(trained["train_accuracy"] or 0),
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr=float(trained["lr"] or 0),
+            seconds=seconds,
+            remaining=seconds * (self.recipe.epochs - epoch - 1),
+        )

@@ -1,0 +1,197 @@
+"""The recipe: every setting of a training run, from a TOML file and `--set key=value`, checked before work starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lacoot_deploy.errors import InputError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Recipe(BaseModel):
+    """Settings of one training run; without a file it is the digits demo.
+
+    Attributes:
+        method: The training method; `lacoot` is cross-entropy plus lambda times the mean distance over blocks.
+        model: A name in the registry, `torchvision:NAME`, `timm:NAME` or `python:module:function`.
+        model_args: Keyword arguments for the model's constructor.
+        without: Blocks replaced by what their removal leaves (identity, or the shortcut of a strided block) before
+            training: the equally shallow network from scratch.
+        weights: Local file of weights to start from (safetensors or a weights-only checkpoint).
+        freeze: Module paths whose parameters and normalisation statistics stay as they are.
+        data: Image source (`digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`).
+        size: Side in pixels that images are resized to; None keeps their own size.
+        val_fraction: Share of the training images carved out for validation.
+        augment: Augmentations of training images: `flip` (left-right) and `crop` (4 pixels, zero padded).
+        epochs: Passes over the training images.
+        batch_size: Images per optimiser step, over all processes and accumulated parts together.
+        accumulate: Number of parts a batch is split into, one after the other, to save memory.
+        optimizer: `sgd` (momentum) or `adamw`.
+        lr: Peak learning rate.
+        momentum: Of sgd.
+        nesterov: Nesterov momentum, for sgd.
+        weight_decay: Decay of every weight.
+        schedule: `step` (times gamma at each milestone) or `cosine` (to 0).
+        milestones: Epochs at which the learning rate drops, for `step`.
+        gamma: Factor of each drop.
+        warmup: Epochs of linear warm-up; fractions allowed.
+        label_smoothing: Share of the target spread over all classes.
+        clip: Largest gradient norm; None for no clipping.
+        penalty: lambda, the weight of the penalty; 0 trains plainly.
+        penalty_schedule: `constant`, or `linear` or `cosine` from 0 to lambda between start and end.
+        penalty_start: Share of the training at which the penalty sets in.
+        penalty_end: Share of the training at which the penalty reaches lambda.
+        penalty_blocks: Names of the blocks to penalise; empty for all that a bypass can remove.
+        estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
+        p: Order of the Wasserstein distance.
+        projections: Number of random directions.
+        seed: Seed of weights, order, augmentation and directions.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        precision: `fp32`, or `bf16` for autocast.
+        channels_last: Memory format of convolutional activations; the faster one on most devices.
+        compile: Use `torch.compile`.
+        measure_samples: Validation images on which the distances of the manifest are measured.
+        max_drop: Accuracy in points that the recommended plan may cost on validation data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    method: Literal["lacoot"] = "lacoot"
+    model: str = "digits-resnet"
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
+    data: str = "digits"
+    size: int | None = Field(default=None, ge=1)
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    accumulate: int = Field(default=1, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["step", "cosine"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    penalty: float = Field(default=1.0, ge=0)
+    penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    penalty_start: float = Field(default=0.0, ge=0, le=1)
+    penalty_end: float = Field(default=1.0, gt=0, le=1)
+    penalty_blocks: tuple[str, ...] = ()
+    estimator: Literal["sampled", "ascent"] = "sampled"
+    p: float = Field(default=2.0, ge=1)
+    projections: int = Field(default=50, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    measure_samples: int = Field(default=512, ge=2)
+    max_drop: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+            )
+        if self.penalty_end < self.penalty_start:
+            raise ValueError(f"penalty_end {self.penalty_end} lies before penalty_start {self.penalty_start}")
+        if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup {self.warmup} is longer than the training of {self.epochs} epochs")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    def differing(self, other: Recipe, *, ignore: frozenset[str] = frozenset()) -> list[str]:
+        """Names of the settings in which two recipes differ, in the order of the fields."""
+        names = [name for name in type(self).model_fields if name not in ignore]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a TOML file (the digits demo without one) with `key=value` overrides applied on top.
+
+    Values of overrides are read as TOML (`0.5`, `true`, `["layer1.1"]`); what is no TOML value is taken as text, so
+    `data=cifar10:/data/cifar10.zip` needs no quotes. `model_args.NAME=value` reaches into a table.
+
+    Raises:
+        InputError: The file is missing or is no TOML, or a value does not fit.
+        UsageError: An override is not `key=value`, or a key does not exist.
+    """
+    settings: dict[str, Any] = {} if path is None else _read(Path(path))
+    origin = "The default recipe" if path is None else str(path)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"{text!r} is no setting; give key=value, such as epochs=10.")
+        table, *inner = key.split(".")
+        if not inner:
+            settings[table] = _value(value)
+            continue
+        held = settings.setdefault(table, {})
+        if not isinstance(held, dict) or len(inner) > 1:
+            raise UsageError(f"{key!r} does not name a setting; {table} holds no {'.'.join(inner)!r}.")
+        held[inner[0]] = _value(value)
+    return check_recipe(settings, origin=origin)
+
+
+def check_recipe(settings: dict[str, Any], *, origin: str) -> Recipe:
+    """Settings as a recipe.
+
+    Raises:
+        UsageError: A key does not exist; the message lists those that do.
+        InputError: A value does not fit.
+    """
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        known = ", ".join(Recipe.model_fields)
+        unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            raise UsageError(f"{origin}: {names} is no setting; the settings are {known}.") from None
+        first = problems[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if not where:
+            raise InputError(f"{origin}: {message}.") from None
+        raise InputError(f"{origin}: {where} = {first['input']!r}: {message}.") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The recipe {path} cannot be read: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The recipe {path} is no TOML: {error}.") from None
+
+
+def _value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    # A line break in the text would smuggle in further keys.
+    return parsed["value"] if len(parsed) == 1 else text.strip()
