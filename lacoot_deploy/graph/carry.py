@@ -1,0 +1,280 @@
+"""Lets onnx-graphsurgeon see only the wiring of a model, and carries everything else over from the original.
+
+The round trip through onnx-graphsurgeon is lossy: metadata, doc strings, denotations, annotations, overloads and
+several attribute types do not come back. So it is given a bare copy of the model that holds node keys and value
+names and nothing else, and what it did to the wiring is then applied to a full copy of the original. Fields that
+surgery did not touch are never rebuilt, so they cannot be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+import onnx
+
+from lacoot_deploy.errors import InputError
+
+NODE_KEY = "lacoot-node:"
+"""Prefix of the names that nodes have in the wiring; the number behind it is the node's place in `walk_nodes`."""
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """The graphs in a node's attributes, each under the attribute's name (and number, in a list of graphs)."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.name, attribute.g
+        for number, graph in enumerate(attribute.graphs):
+            yield f"{attribute.name}[{number}]", graph
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and of the graphs inside it, each node before what it holds."""
+    for node in graph.node:
+        yield node
+        for _, inner in subgraphs(node):
+            yield from walk_nodes(inner)
+
+
+def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph itself and all graphs inside it."""
+    yield graph
+    for node in graph.node:
+        for _, inner in subgraphs(node):
+            yield from walk_graphs(inner)
+
+
+def initializer_names(graph: onnx.GraphProto) -> list[str]:
+    """Names of a graph's dense and sparse initializers, in order."""
+    return [tensor.name for tensor in graph.initializer] + [
+        sparse.values.name for sparse in graph.sparse_initializer
+    ]
+
+
+def defined_values(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph itself defines: inputs, initializers and node outputs."""
+    names = {value.name for value in graph.input}
+    names.update(initializer_names(graph))
+    for node in graph.node:
+        names.update(node.output)
+    names.discard("")
+    return names
+
+
+def read_values(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph reads: its outputs, its nodes' inputs, and what the graphs inside read from around them."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for _, inner in subgraphs(node):
+            names.update(outer_reads(inner))
+    for annotation in graph.quantization_annotation:
+        names.update(entry.value for entry in annotation.quant_parameter_tensor_names)
+    names.discard("")
+    return names
+
+
+def outer_reads(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph reads and does not define."""
+    return read_values(graph) - defined_values(graph)
+
+
+def wiring(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The bare wiring of a model: keyed nodes, value names, nested graphs; no weights, types or attributes.
+
+    Initializers that are also graph inputs appear as inputs only, the others as empty stand-ins.
+    """
+    bare = onnx.ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    _copy_wiring(model.graph, bare.graph, count())
+    return bare
+
+
+def _copy_wiring(graph: onnx.GraphProto, bare: onnx.GraphProto, keys: Iterator[int]) -> None:
+    bare.name = graph.name or "graph"
+    for node in graph.node:
+        copy = bare.node.add(name=f"{NODE_KEY}{next(keys)}", op_type=node.op_type)
+        copy.input.extend(node.input)
+        copy.output.extend(node.output)
+        if node.HasField("domain"):
+            copy.domain = node.domain
+        for label, inner in subgraphs(node):
+            attribute = copy.attribute.add(name=label, type=onnx.AttributeProto.GRAPH)
+            _copy_wiring(inner, attribute.g, keys)
+    for value in graph.input:
+        bare.input.add(name=value.name)
+    for value in graph.output:
+        bare.output.add(name=value.name)
+    inputs = {value.name for value in graph.input}
+    for name in initializer_names(graph):
+        if name not in inputs:
+            bare.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=[0])
+
+
+def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...]:
+    """Make a model's wiring that of `after`, in place, and drop what only the removed nodes used.
+
+    Args:
+        model: A full copy of the model whose `wiring` was given to onnx-graphsurgeon.
+        after: That wiring as onnx-graphsurgeon exported it.
+
+    Returns:
+        What was changed, one phrase each; empty where nothing was.
+
+    Raises:
+        InputError: The wiring has its surviving nodes in another order, or reads a value that nothing defines.
+    """
+    nodes = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
+    undefined = outer_reads(model.graph)
+    called = _called_functions(model)
+    changes: list[str] = []
+    keys = {id(node): key for key, node in nodes.items()}
+    _carry_graph(model.graph, after.graph, nodes, keys, changes, model.ir_version)
+    if changes:
+        dangling = outer_reads(model.graph) - undefined
+        if dangling:
+            raise InputError(
+                f"The graph cannot be rewired: {min(dangling)} would be read but no longer computed; "
+                f"its nodes may not be in topological order."
+            )
+        _drop_functions(model, called)
+    return tuple(changes)
+
+
+def _carry_graph(
+    graph: onnx.GraphProto,
+    after: onnx.GraphProto,
+    nodes: dict[str, onnx.NodeProto],
+    keys: dict[int, str],
+    changes: list[str],
+    ir_version: int,
+) -> None:
+    reads, defined = read_values(graph), defined_values(graph)
+    before = len(changes)
+    kept = {node.name for node in after.node}
+    renames: dict[str, str] = {}
+    for position in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[position]
+        if keys[id(node)] not in kept:
+            changes.append(f"node {describe(node)} is gone")
+            del graph.node[position]
+    for position, bare in enumerate(after.node):
+        node = nodes.get(bare.name)
+        if node is None:
+            changes.append(f"node {bare.name} is new")
+            graph.node.insert(position, bare)
+            continue
+        if position >= len(graph.node) or graph.node[position] is not node:
+            raise InputError(f"The order of the nodes around {describe(node)} cannot be kept.")
+        _carry_node(node, bare, changes, renames)
+        inner_after = dict(subgraphs(bare))
+        for label, inner in subgraphs(node):
+            _carry_graph(inner, inner_after[label], nodes, keys, changes, ir_version)
+    _carry_signature(graph, after, changes)
+    _carry_initializers(graph, after, changes)
+    if len(changes) > before:
+        _drop_dead_values(graph, reads, defined, renames, ir_version)
+
+
+def _carry_node(
+    node: onnx.NodeProto, bare: onnx.NodeProto, changes: list[str], renames: dict[str, str]
+) -> None:
+    if list(node.input) != list(bare.input):
+        changes.append(f"inputs of node {describe(node)}")
+        del node.input[:]
+        node.input.extend(bare.input)
+    if list(node.output) != list(bare.output):
+        changes.append(f"outputs of node {describe(node)}")
+        renames.update((old, new) for old, new in zip(node.output, bare.output, strict=False) if old != new)
+        del node.output[:]
+        node.output.extend(bare.output)
+    if [label for label, _ in subgraphs(node)] != [label for label, _ in subgraphs(bare)]:
+        raise InputError(f"The graphs inside node {describe(node)} cannot be represented.")
+
+
+def _carry_signature(graph: onnx.GraphProto, after: onnx.GraphProto, changes: list[str]) -> None:
+    for kind, ours, theirs in (("inputs", graph.input, after.input), ("outputs", graph.output, after.output)):
+        if [value.name for value in ours] != [value.name for value in theirs]:
+            changes.append(f"{kind} of graph {graph.name!r}")
+
+
+def _carry_initializers(graph: onnx.GraphProto, after: onnx.GraphProto, changes: list[str]) -> None:
+    known = set(initializer_names(graph))
+    for tensor in after.initializer:
+        if tensor.name not in known:
+            changes.append(f"initializer {tensor.name} is new")
+            graph.initializer.append(tensor)
+
+
+def _drop_dead_values(
+    graph: onnx.GraphProto, reads: set[str], defined: set[str], renames: dict[str, str], ir_version: int
+) -> None:
+    """Drop weights that only removed nodes read, and notes on values that are gone.
+
+    An initializer that is also a graph input is part of the public signature and stays, except before IR version 4,
+    where every initializer had to be listed as an input whether or not it was meant to be one.
+    """
+    inputs = {value.name for value in graph.input}
+    dead = reads - read_values(graph)
+    dead_inputs = dead & set(initializer_names(graph)) & inputs if ir_version < 4 else set()
+    dead = dead - inputs | dead_inputs
+    _keep(graph.initializer, [tensor.name not in dead for tensor in graph.initializer])
+    _keep(graph.sparse_initializer, [sparse.values.name not in dead for sparse in graph.sparse_initializer])
+    _keep(graph.input, [value.name not in dead_inputs for value in graph.input])
+    gone = defined - defined_values(graph)
+    _keep(graph.value_info, [value.name not in gone for value in graph.value_info])
+    annotated = {annotation.tensor_name for annotation in graph.quantization_annotation}
+    for annotation in graph.quantization_annotation:
+        renamed = renames.get(annotation.tensor_name)
+        if renamed and renamed not in annotated:
+            annotation.tensor_name = renamed
+    _keep(
+        graph.quantization_annotation,
+        [annotation.tensor_name not in gone for annotation in graph.quantization_annotation],
+    )
+
+
+def _keep(entries: object, wanted: list[bool]) -> None:
+    for position in range(len(wanted) - 1, -1, -1):
+        if not wanted[position]:
+            del entries[position]  # type: ignore[attr-defined]
+
+
+FunctionKey = tuple[str, str, str]
+
+
+def _function_key(domain: str, name: str, overload: str) -> FunctionKey:
+    return ("" if domain == "ai.onnx" else domain, name, overload)
+
+
+def _called_functions(model: onnx.ModelProto) -> set[FunctionKey]:
+    """The local functions that the graph calls, directly or through others."""
+    bodies = {_function_key(f.domain, f.name, f.overload): f for f in model.functions}
+    called: set[FunctionKey] = set()
+    waiting = [list(walk_nodes(model.graph))] if bodies else []
+    while waiting:
+        for node in waiting.pop():
+            key = _function_key(node.domain, node.op_type, node.overload)
+            if key in bodies and key not in called:
+                called.add(key)
+                waiting.append(_function_nodes(bodies[key].node))
+    return called
+
+
+def _function_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    found = []
+    for node in nodes:
+        found.append(node)
+        for _, inner in subgraphs(node):
+            found.extend(walk_nodes(inner))
+    return found
+
+
+def _drop_functions(model: onnx.ModelProto, called_before: set[FunctionKey]) -> None:
+    dead = called_before - _called_functions(model)
+    _keep(model.functions, [_function_key(f.domain, f.name, f.overload) not in dead for f in model.functions])
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """What messages call a node: its name, else its operator and first output."""
+    return node.name or f"{node.op_type}:{next((name for name in node.output if name), '')}"

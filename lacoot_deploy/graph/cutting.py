@@ -1,0 +1,267 @@
+"""The cut itself, on an onnx-graphsurgeon graph: rewire the readers of a block's output, insert what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from lacoot_deploy.errors import InputError
+from lacoot_deploy.graph.blocks import Block, Form, ResidualUnit
+from lacoot_deploy.graph.carry import (
+    NODE_KEY,
+    describe,
+    initializer_names,
+    subgraphs,
+    walk_graphs,
+    walk_nodes,
+)
+from lacoot_deploy.graph.cuts import Cut, Repair
+from lacoot_deploy.graph.norms import DEFAULT_EPSILON, FUSED_MERGES, NORM_OUTPUT, SUM_OUTPUT, add_norm
+from lacoot_deploy.graph.repairs import Chain, add_repair
+
+
+@dataclass
+class Scope:
+    """One graph of the model: the main graph or one inside a node.
+
+    Attributes:
+        graph: The onnx-graphsurgeon graph.
+        path: How it is reached, as in `Block.scope`.
+        outer: The scope around it.
+        tensors: Its tensors by name, as they were before surgery.
+        producers: Its nodes by output name, as they were before surgery.
+    """
+
+    graph: Any
+    path: tuple[str, ...]
+    outer: Scope | None
+    tensors: dict[str, Any]
+    producers: dict[str, Any]
+
+    def find(self, name: str) -> Any | None:
+        """The tensor of that name that nodes of this graph see."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.tensors:
+                return scope.tensors[name]
+            scope = scope.outer
+        return None
+
+
+class Cutter:
+    """Applies cuts to an imported graph.
+
+    Args:
+        graph: The onnx-graphsurgeon graph of the model's wiring, changed in place.
+        model: The model that the wiring was taken from.
+    """
+
+    def __init__(self, graph: Any, model: onnx.ModelProto):
+        self._protos = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
+        self._scopes = list(self._walk(graph, (), None))
+        self._taken = _all_names(model)
+        self._replaced: dict[int, Any] = {}
+        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        standard = (node for node in self._protos.values() if node.domain in ("", "ai.onnx"))
+        self._known_ops = frozenset(node.op_type for node in standard)
+
+    def _walk(self, graph: Any, path: tuple[str, ...], outer: Scope | None) -> Iterator[Scope]:
+        producers = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
+        scope = Scope(graph, path, outer, dict(graph.tensors()), producers)
+        yield scope
+        for node in graph.nodes:
+            for label, inner in node.attrs.items():
+                yield from self._walk(inner, (*path, f"{describe(self._protos[node.name])}/{label}"), scope)
+
+    def node_ids(self) -> set[int]:
+        """Identities of all nodes."""
+        return {id(node) for scope in self._scopes for node in scope.graph.nodes}
+
+    def in_graph_order(self, cuts: Sequence[Cut]) -> list[tuple[Cut, Scope]]:
+        """The cuts in the order of their blocks' last nodes, each with the graph that holds it.
+
+        Raises:
+            InputError: A block is not there.
+        """
+        placed = []
+        for cut in cuts:
+            scope = self._scope_of(cut.block)
+            place = _position(scope.graph, scope.producers[cut.block.output])
+            placed.append((self._scopes.index(scope), place, cut, scope))
+        placed.sort(key=lambda entry: entry[:2])
+        return [(cut, scope) for _, _, cut, scope in placed]
+
+    def _scope_of(self, block: Block) -> Scope:
+        needed = [block.output, *(unit.merge for unit in block.units)]
+        found = [scope for scope in self._scopes if all(name in scope.producers for name in needed)]
+        if len(found) > 1:
+            found = [scope for scope in found if scope.path == block.scope]
+        if not found:
+            missing = next(
+                (n for n in needed if not any(n in s.producers for s in self._scopes)), block.output
+            )
+            raise InputError(
+                f"Block {block.name} is not in this model: nothing computes {missing}. Has it been collapsed already?"
+            )
+        scope = found[0]
+        for name in [block.input, *(unit.skip for unit in block.units)]:
+            if scope.find(name) is None:
+                raise InputError(
+                    f"Block {block.name} does not fit this model: there is no value {name}. Inspect the model anew."
+                )
+        return scope
+
+    def apply(self, cut: Cut, scope: Scope) -> None:
+        """Apply one cut.
+
+        Raises:
+            InputError: The repair does not fit, or a side output of a fused merge is read that only it can give.
+        """
+        if cut.form is Form.BYPASS:
+            self._bypass(cut, scope)
+            return
+        for unit in cut.block.units:
+            last = unit is cut.block.units[-1]
+            self._shortcut(unit, cut.block, scope, cut.repair if last else None)
+
+    def _bypass(self, cut: Cut, scope: Scope) -> None:
+        block = cut.block
+        target = scope.tensors[block.output]
+        producer = scope.producers[block.output]
+        chain = self._chain(block.name, scope, block.input)
+        if cut.repair is not None:
+            self._add_repair(chain, cut.repair, block)
+        if block.keep_relu or (cut.repair is not None and self._ends_in_relu(block, scope)):
+            chain.add("Relu")
+        self._put(chain, target, producer, scope)
+        if producer.op in FUSED_MERGES:
+            self._keep_side_output(block, producer, target, chain, scope)
+
+    def _shortcut(self, unit: ResidualUnit, block: Block, scope: Scope, repair: Repair | None) -> None:
+        merge = scope.producers[unit.merge]
+        chain = self._chain(unit.name, scope, unit.skip)
+        if repair is not None:
+            self._add_repair(chain, repair, block)
+        if merge.op not in FUSED_MERGES:
+            self._put(chain, scope.tensors[unit.merge], merge, scope)
+            return
+        total = merge.outputs[SUM_OUTPUT] if len(merge.outputs) > SUM_OUTPUT else None
+        if total is not None and total.name:
+            self._put(chain, total, merge, scope)
+        self._put_norm(chain, merge, block, scope)
+
+    def _keep_side_output(self, block: Block, fused: Any, target: Any, chain: Chain, scope: Scope) -> None:
+        """A fused merge gives the sum and its norm: where one is the block's output, the other may have readers."""
+        if target is not fused.outputs[NORM_OUTPUT]:
+            self._put_norm(chain, fused, block, scope)
+        elif len(fused.outputs) > SUM_OUTPUT and fused.outputs[SUM_OUTPUT].name:
+            skip = self._chain(block.name, scope, block.units[-1].skip)
+            self._put(skip, fused.outputs[SUM_OUTPUT], fused, scope)
+
+    def _put_norm(self, chain: Chain, fused: Any, block: Block, scope: Scope) -> None:
+        output = fused.outputs[NORM_OUTPUT]
+        proto = self._protos[fused.name]
+        epsilon = next((a.f for a in proto.attribute if a.name == "epsilon"), DEFAULT_EPSILON)
+        chain = Chain(self.resolve(chain.value), prefix=block.name, taken=self._taken)
+        add_norm(
+            chain, fused, epsilon=epsilon, opset=self._opset, known_ops=self._known_ops, dtype=block.dtype
+        )
+        self._put(chain, output, fused, scope)
+        for side in fused.outputs[1:SUM_OUTPUT]:
+            if side.outputs:
+                raise InputError(
+                    f"{side.name}, a statistic of block {block.name}'s fused norm, is read elsewhere."
+                )
+
+    def _chain(self, prefix: str, scope: Scope, start: str) -> Chain:
+        return Chain(self.resolve(scope.find(start)), prefix=prefix, taken=self._taken)
+
+    def _add_repair(self, chain: Chain, repair: Repair, block: Block) -> None:
+        shape = block.shape if block.shape is not None else block.output_shape
+        add_repair(chain, repair, shape=shape, dtype=block.dtype, opset=self._opset)
+
+    def _ends_in_relu(self, block: Block, scope: Scope) -> bool:
+        trailing = block.units[-1].trailing if block.units else ()
+        values = [*trailing, block.output]
+        return any(scope.producers[name].op == "Relu" for name in values if name in scope.producers)
+
+    def _put(self, chain: Chain, target: Any, producer: Any, scope: Scope) -> None:
+        """Let the readers of `target` read the chain: its last node takes over the name, or they read its start."""
+        if not chain.nodes:
+            self._redirect(target, chain.value)
+            return
+        self._detach(target, producer)
+        chain.end_in(target)
+        place = _position(scope.graph, producer)
+        scope.graph.nodes[place:place] = chain.nodes
+
+    def _detach(self, target: Any, producer: Any) -> None:
+        """Give the output slot of a node that may live on to a value of its own."""
+        import onnx_graphsurgeon as gs
+
+        slot = next(i for i, tensor in enumerate(producer.outputs) if tensor is target)
+        name = f"{target.name}/removed"
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        producer.outputs[slot] = gs.Variable(name)
+
+    def _redirect(self, old: Any, new: Any) -> None:
+        for reader in {id(node): node for node in old.outputs}.values():
+            for slot, tensor in enumerate(reader.inputs):
+                if tensor is old:
+                    reader.inputs[slot] = new
+        self._replaced[id(old)] = new
+
+    def resolve(self, tensor: Any) -> Any:
+        """What stands for a tensor now."""
+        while id(tensor) in self._replaced:
+            tensor = self._replaced[id(tensor)]
+        return tensor
+
+    def settle_outputs(self) -> None:
+        """Give every public output whose value was replaced its name back.
+
+        The new source takes over the name where it is an inner value of the same graph. A graph input, an initializer,
+        a value from outside or one that is a public output already keeps its own, and an Identity stands between.
+        """
+        import onnx_graphsurgeon as gs
+
+        for scope in self._scopes:
+            graph = scope.graph
+            inner = {id(tensor) for node in graph.nodes for tensor in node.outputs}
+            for slot, output in enumerate(list(graph.outputs)):
+                source = self.resolve(output)
+                if source is output:
+                    continue
+                producer = scope.producers[output.name]
+                if id(source) in inner and not any(tensor is source for tensor in graph.outputs):
+                    self._detach(output, producer)
+                    source.name = output.name
+                    graph.outputs[slot] = source
+                else:
+                    self._detach(output, producer)
+                    name = Chain(source, prefix=output.name, taken=self._taken).name("Identity")
+                    keep = gs.Node("Identity", name=name, inputs=[source], outputs=[output])
+                    graph.nodes.insert(_position(graph, producer), keep)
+
+
+def _position(graph: Any, node: Any) -> int:
+    # list.index would compare nodes field by field.
+    return next(place for place, other in enumerate(graph.nodes) if other is node)
+
+
+def _all_names(model: onnx.ModelProto) -> set[str]:
+    names = {node.name for node in walk_nodes(model.graph)}
+    for graph in walk_graphs(model.graph):
+        names.update(
+            value.name for values in (graph.input, graph.output, graph.value_info) for value in values
+        )
+        names.update(initializer_names(graph))
+        for node in graph.node:
+            names.update((*node.input, *node.output))
+            names.update(label for label, _ in subgraphs(node))
+    return names

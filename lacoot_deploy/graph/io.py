@@ -1,0 +1,223 @@
+"""Reads and writes ONNX files: every failure is one clear sentence, every write is all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
+
+from lacoot_deploy.errors import InputError
+from lacoot_deploy.graph.external import external_tensors, move_external_data, validate_external_data
+
+MAX_PROTO_BYTES = 2**31 - 1
+"""The largest message that protobuf reads or writes."""
+
+
+def load_model(path: str | Path) -> onnx.ModelProto:
+    """Read an ONNX file; weights stored outside it are not loaded, but checked to be there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: There is no such file, it is no ONNX model or damaged or empty, or its external data is missing,
+            too short or outside the model's folder.
+    """
+    path = Path(path)
+    model = _parse(path)
+    if not model.HasField("graph") or not (model.opset_import or model.functions or model.ir_version):
+        raise InputError(f"{path} is not an ONNX model: it holds no graph.")
+    if not model.graph.node:
+        raise InputError(f"{path} holds an empty graph, without any node; there is nothing to work on.")
+    validate_external_data(model, path)
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the ONNX file inside it.")
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError(f"{path} is empty; it may be the rest of an interrupted download or export.")
+        if size > MAX_PROTO_BYTES:
+            raise InputError(
+                f"{path} is larger than 2 GiB, more than a single ONNX file may be; save its weights as external data."
+            )
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise InputError(f"{path} is not an ONNX model, or it is damaged or cut short.") from None
+    return model
+
+
+def fingerprint(model: onnx.ModelProto) -> str:
+    """SHA-256 of what a model computes: everything in it but metadata and doc strings.
+
+    Writing a manifest does not change it. Of external weights it covers where they lie in their file and how long they
+    are, not their bytes nor the file's name.
+    """
+    digest = hashlib.sha256()
+    _hash_message(model, digest)
+    return digest.hexdigest()
+
+
+_UNHASHED = {"metadata_props", "doc_string", "producer_name", "producer_version", "model_version"}
+
+
+def _hash_message(message: Message, digest: hashlib._Hash) -> None:
+    for field, value in message.ListFields():
+        if field.name in _UNHASHED:
+            continue
+        digest.update(f"{field.number}:".encode())
+        if isinstance(value, (str, bytes, int, float)):
+            _hash_bytes(value if isinstance(value, bytes) else str(value).encode(), digest)
+        elif isinstance(value, Message):
+            _hash_message(value, digest)
+        elif isinstance(value[0], Message):
+            for item in value:
+                if not (isinstance(item, onnx.StringStringEntryProto) and item.key == "location"):
+                    _hash_message(item, digest)
+                    digest.update(b";")
+        elif isinstance(value[0], (str, bytes)):
+            for item in value:
+                _hash_bytes(item if isinstance(item, bytes) else item.encode(), digest)
+        else:
+            _hash_bytes(np.array(value).tobytes(), digest)
+    digest.update(b"}")
+
+
+def _hash_bytes(data: bytes, digest: hashlib._Hash) -> None:
+    digest.update(f"{len(data)}:".encode())
+    digest.update(data)
+
+
+def save_model(model: onnx.ModelProto, target: str | Path, *, source: str | Path | None = None) -> None:
+    """Write a model, checked, all or nothing: interrupted anywhere, the target is either absent or whole.
+
+    External weights are copied from beside `source` into `<target name>.data`, in bounded memory.
+
+    Args:
+        model: The model; references to external data are those of `source`.
+        target: The file to write; one that is there is replaced.
+        source: The file that the model was loaded from; needed where it has external data. It is never written to.
+
+    Raises:
+        InputError: The target cannot be written, is the source or one of its data files, or the model is not valid
+            although the source is.
+    """
+    target = Path(target)
+    source = None if source is None else Path(source)
+    _check_target(target, source, model)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from None
+    try:
+        _write(model, target, source, folder)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> None:
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the name of the file to write.")
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: there is no folder {target.parent}.")
+    external = any(True for _ in external_tensors(model))
+    if external and source is None:
+        raise InputError(
+            "The model's weights lie in external files; to save it, name the file it was loaded from."
+        )
+    if source is None:
+        return
+    if _same_file(target, source):
+        raise InputError(
+            f"{target} is the input itself; give another output, the input is never overwritten."
+        )
+    if external:
+        data = target.with_name(f"{target.name}.data")
+        for tensor in external_tensors(model):
+            location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            for written in (data, target):
+                if _same_file(written, source.parent / location):
+                    raise InputError(
+                        f"{written} holds the input's weights and would be overwritten; give another output."
+                    )
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return a.absolute() == b.absolute()
+
+
+def _write(model: onnx.ModelProto, target: Path, source: Path | None, folder: Path) -> None:
+    staged, data = folder / target.name, target.with_name(f"{target.name}.data")
+    external = source is not None and any(True for _ in external_tensors(model))
+    shipped = model
+    if external and source is not None:
+        shipped = onnx.ModelProto()
+        shipped.CopyFrom(model)
+        move_external_data(shipped, source, folder / data.name, location=data.name)
+    _write_proto(shipped, staged, target)
+    _validate(staged, target, source)
+    if external:
+        # In this order there is never a model beside data that are not its own.
+        target.unlink(missing_ok=True)
+        os.replace(folder / data.name, data)
+    os.replace(staged, target)
+    _sync_folder(target.parent)
+
+
+def _write_proto(model: onnx.ModelProto, staged: Path, target: Path) -> None:
+    try:
+        data = model.SerializeToString()
+    except (EncodeError, ValueError):
+        raise InputError(
+            f"{target} would be larger than 2 GiB, more than a single ONNX file may be."
+        ) from None
+    with staged.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _validate(staged: Path, target: Path, source: Path | None) -> None:
+    """Refuse an invalid result, unless what it was made from is no better."""
+    problem = _problem(staged)
+    if problem is not None and (source is None or _problem(source) is None):
+        raise InputError(f"{target} was not written, the model would not be valid: {problem}")
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
