@@ -69,10 +69,14 @@ class Cutter:
         self._known_ops = frozenset(node.op_type for node in standard)
 
     def _walk(self, graph: Any, path: tuple[str, ...], outer: Scope | None) -> Iterator[Scope]:
-        producers = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
-        scope = Scope(graph, path, outer, dict(graph.tensors()), producers)
+        scope = Scope(graph, path, outer, _defined_tensors(graph), _producers(graph))
         yield scope
         for node in graph.nodes:
+            for slot, tensor in enumerate(node.inputs):
+                seen = scope.find(tensor.name)
+                # A nested node that stands before what it reads was given a tensor of its own.
+                if seen is not None and seen is not tensor:
+                    node.inputs[slot] = seen
             for label, inner in node.attrs.items():
                 yield from self._walk(inner, (*path, f"{describe(self._protos[node.name])}/{label}"), scope)
 
@@ -247,6 +251,24 @@ class Cutter:
                     name = Chain(source, prefix=output.name, taken=self._taken).name("Identity")
                     keep = gs.Node("Identity", name=name, inputs=[source], outputs=[output])
                     graph.nodes.insert(_position(graph, producer), keep)
+
+
+def _defined_tensors(graph: Any) -> dict[str, Any]:
+    tensors = {
+        tensor.name: tensor for tensor in graph.tensors().values() if type(tensor).__name__ == "Constant"
+    }
+    tensors.update((tensor.name, tensor) for tensor in graph.inputs)
+    tensors.update((tensor.name, tensor) for node in graph.nodes for tensor in node.outputs if tensor.name)
+    return tensors
+
+
+def _producers(graph: Any) -> dict[str, Any]:
+    producers: dict[str, Any] = {}
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name and producers.setdefault(tensor.name, node) is not node:
+                raise InputError(f"The model is not valid: {tensor.name} is computed by two nodes.")
+    return producers
 
 
 def _position(graph: Any, node: Any) -> int:
