@@ -1,0 +1,62 @@
+"""Sessions that give inner values beside, or instead of, a model's own outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from lacoot_deploy.graph.expose import expose_values
+from lacoot_deploy.runtime.sessions import Session, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class ExposedSession:
+    """A session that runs a model up to named values, inner ones, inputs or outputs alike.
+
+    Attributes:
+        session: The session of the model with the inner values as further outputs.
+        values: The names that `run` gives.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        values: Sequence[str],
+        *,
+        provider: str = "auto",
+        source: Path | None = None,
+    ) -> None:
+        """Open the session.
+
+        Args:
+            model: The model.
+            values: Names of values of the main graph.
+            provider: As for `open_session`.
+            source: Where a model with external data was read from.
+
+        Raises:
+            InputError: A value does not exist, or the model does not load.
+            ProviderError: As for `open_session`.
+        """
+        self.values = tuple(dict.fromkeys(values))
+        inputs = {value.name for value in model.graph.input}
+        outputs = {value.name for value in model.graph.output}
+        inner = [name for name in self.values if name not in inputs | outputs]
+        self._fed = [name for name in self.values if name in inputs]
+        self._computed = [name for name in self.values if name not in inputs]
+        exposed = expose_values(model, inner) if inner else model
+        self.session: Session = open_session(exposed, provider=provider, source=source)
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The named values (all of them by default) for the given feeds."""
+        wanted = self.values if values is None else tuple(values)
+        computed = [name for name in self._computed if name in wanted]
+        found = self.session.run(feeds, computed) if computed else {}
+        return found | {name: feeds[name] for name in self._fed if name in wanted}

@@ -1,0 +1,302 @@
+"""How far each block's output is from its input, measured on data with ONNX Runtime in bounded memory.
+
+Two passes. The first runs over all samples and keeps nothing of their size: sums for the paired measures and
+statistics, and the projections onto a fixed set of directions per feature space, from which the sampled
+distance follows. The second runs over a small fixed choice of samples, some blocks at a time, for the ascent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacoot_deploy.data.types import Samples
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.manifest import DistanceRecord
+from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
+from lacoot_deploy.runtime.exposed import ExposedSession
+from lacoot_deploy.runtime.feeds import model_inputs
+from lacoot_deploy.runtime.streams import ActivationStatistics, PairStream, ValueStream
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from lacoot_deploy.transport import Directions
+
+DISTRIBUTION_SAMPLES = 8192
+"""Samples that the sampled distance is taken on at most."""
+
+ASCENT_SAMPLES = 256
+"""Samples that the ascent is run on at most."""
+
+FLOOR_DRAWS = 9
+ASCENT_FLOOR_DRAWS = 3
+MAX_BATCH = 64
+Progress = Callable[[int, int], None]
+"""Called with the samples done and the samples in all, both passes counted."""
+
+
+@dataclass(frozen=True)
+class BlockMeasurement:
+    """What was measured of one block.
+
+    Attributes:
+        distances: By name: `mswd`, `mswd-ascent`, `paired`, `cosine`.
+        source: Statistics of the value that the distances start from.
+        target: Statistics of the value that they go to.
+    """
+
+    distances: dict[str, DistanceRecord]
+    source: ActivationStatistics
+    target: ActivationStatistics
+
+
+def measure_blocks(
+    model: onnx.ModelProto, blocks: Sequence[Block], samples: Samples, **options: Any
+) -> dict[str, dict[str, DistanceRecord]]:
+    """The distances of each block by name; arguments as for `measure`."""
+    measured = measure(model, blocks, samples, **options)
+    return {name: measurement.distances for name, measurement in measured.items()}
+
+
+def measure(
+    model: onnx.ModelProto,
+    blocks: Sequence[Block],
+    samples: Samples,
+    *,
+    seed: int = 0,
+    projections: int = 50,
+    p: float = 2.0,
+    provider: str = "auto",
+    source: Path | None = None,
+    split: str | None = None,
+    batch_size: int | None = None,
+    ascent: bool = True,
+    memory_bytes: int = 1 << 30,
+    progress: Progress | None = None,
+) -> dict[str, BlockMeasurement]:
+    """Measure every block whose two ends can be compared.
+
+    A block that goes by `bypass` is measured from its input to its output; one that can only go by `shortcut`, from
+    the skip operand to the merge, which is what the removal equates. Blocks inside If, Loop or Scan bodies, blocks with
+    ends of unequal shapes and blocks of integers are left out.
+
+    The results do not depend on the batch size but for rounding.
+
+    Args:
+        model: The model.
+        blocks: Its blocks.
+        samples: Calibration data; at least two samples.
+        seed: Seed of the directions and of the choice of samples.
+        projections: Number of random directions.
+        p: Order of the Wasserstein distance.
+        provider: As for `open_session`.
+        source: Where a model with external data was read from.
+        split: The split that the samples came from, for the records.
+        batch_size: Samples per run; None for as many as fit `memory_bytes`, at most 64.
+        ascent: Whether to measure `mswd-ascent` too.
+        memory_bytes: What activations may take at a time.
+        progress: Called after every batch.
+
+    Raises:
+        InputError: The samples do not fit, or activations are not finite.
+        ProviderError: As for `open_session`.
+        UsageError: Fewer than two samples.
+    """
+    if len(samples) < 2:
+        raise UsageError(f"Distances need at least two samples, got {len(samples)}.")
+    ends = {block.name: pair for block in blocks if (pair := compared_values(block)) is not None}
+    if not ends:
+        return {}
+    names = [value for pair in ends.values() for value in pair]
+    session = ExposedSession(model, names, provider=provider, source=source)
+    fixed = fixed_batch(model_inputs(model))
+    probe = session.run(next(padded_batches(samples, 1, fixed))[2])
+    ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]])}
+    if not ends:
+        return {}
+    needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
+    features = {name: probe[name][0].size for name in needed}
+    size = batch_size or max(1, min(MAX_BATCH, memory_bytes // (8 * sum(features.values()))))
+
+    rng = np.random.default_rng(seed)
+    chosen = _choose(rng, len(samples), DISTRIBUTION_SAMPLES)
+    subset = rng.permutation(len(samples))[:ASCENT_SAMPLES]
+    groups = list(_groups(ends, features, subset, memory_bytes)) if ascent else []
+    total = len(samples) + sum(len(indices) for _, indices in groups)
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    banks = {count: _directions(count, projections, seed) for count in set(features.values())}
+    streams = {name: ValueStream(banks[features[name]], chosen) for name in needed}
+    pairs = {name: PairStream() for name in ends}
+    for start, real, feeds in padded_batches(samples, size, fixed):
+        values = session.run(feeds, needed)
+        rows = {name: _rows(name, values[name], real) for name in needed}
+        for name in needed:
+            streams[name].add(rows[name], start)
+        for name, (first, second) in ends.items():
+            pairs[name].add(rows[first], rows[second])
+        report(real)
+
+    def record(
+        value: float, count: int, floor: float | None = None, estimator: str | None = None
+    ) -> DistanceRecord:
+        made = DistanceRecord(value=value, samples=count, seed=seed, split=split)
+        if estimator is None:
+            return made
+        return made.model_copy(
+            update={"floor": floor, "estimator": estimator, "p": p, "projections": projections}
+        )
+
+    records: dict[str, dict[str, DistanceRecord]] = {}
+    for name, (first, second) in ends.items():
+        value, floor = _sampled(streams[first].projected(), streams[second].projected(), p, seed)
+        records[name] = {
+            "mswd": record(value, len(chosen), floor, "sampled"),
+            "paired": record(pairs[name].paired(), len(samples)),
+            "cosine": record(pairs[name].cosine(), len(samples)),
+        }
+    for group, indices in groups:
+        collected = _collect(session, samples.take(indices), group, ends, size, fixed, report)
+        for name in group:
+            x, y = (collected[value] for value in ends[name])
+            value, floor = _ascended(x, y, p, projections, seed)
+            records[name]["mswd-ascent"] = record(value, len(indices), floor, "ascent")
+    return {
+        name: BlockMeasurement(records[name], streams[first].statistics(), streams[second].statistics())
+        for name, (first, second) in ends.items()
+    }
+
+
+def compared_values(block: Block) -> tuple[str, str] | None:
+    """The two values whose distance tells what removing the block changes; None where there are none to compare."""
+    if block.scope:
+        return None
+    if Form.BYPASS in block.forms or (block.shape is not None and block.shape == block.output_shape):
+        return block.input, block.output
+    if len(block.units) == 1:
+        return block.units[0].skip, block.units[0].merge
+    return block.input, block.output
+
+
+def _comparable(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    return arrays and x.shape == y.shape and x.ndim > 0 and x.dtype.kind == y.dtype.kind == "f" and x.size > 0
+
+
+def _choose(rng: np.random.Generator, count: int, limit: int) -> NDArray[np.int64]:
+    return np.sort(rng.permutation(count)[:limit]).astype(np.int64)
+
+
+def _rows(name: str, values: NDArray[Any], real: int) -> NDArray[np.float32]:
+    rows = np.ascontiguousarray(values[:real].reshape(real, -1), dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise InputError(f"The value {name!r} is not finite on some samples; distances cannot be measured.")
+    return rows
+
+
+def _generator(*key: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def _directions(features: int, projections: int, seed: int) -> Directions:
+    from lacoot_deploy.transport import random_directions
+
+    return random_directions(features, projections, generator=_generator(seed, features))
+
+
+def _sampled(x: torch.Tensor, y: torch.Tensor, p: float, seed: int) -> tuple[float, float]:
+    """The distance along the best of the fixed directions, and its floor by the bootstrap; x and y are [K, N]."""
+    import torch
+
+    from lacoot_deploy.transport.sliced import best_matching
+
+    value = float(best_matching(x, y, p)[0].value)
+    generator, count = _generator(seed, 1), x.shape[1]
+    floors = []
+    for _ in range(FLOOR_DRAWS):
+        first, second = torch.randint(0, count, (2, count), generator=generator)
+        floors.append(float(best_matching(x[:, first], x[:, second], p)[0].value))
+    return value, float(np.median(floors))
+
+
+def _ascended(
+    x: NDArray[np.float32], y: NDArray[np.float32], p: float, projections: int, seed: int
+) -> tuple[float, float]:
+    import torch
+
+    from lacoot_deploy.transport import floor, max_sliced_wasserstein
+
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    directions = _directions(x.shape[1], projections, seed)
+    value = float(max_sliced_wasserstein(a, b, p=p, estimator="ascent", directions=directions))
+    low = floor(
+        a,
+        p=p,
+        estimator="ascent",
+        projections=projections,
+        draws=ASCENT_FLOOR_DRAWS,
+        generator=_generator(seed, x.shape[1], 2),
+    )
+    return value, low
+
+
+def _groups(
+    ends: dict[str, tuple[str, str]], features: dict[str, int], order: NDArray[np.int64], memory_bytes: int
+) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
+    """Blocks in groups whose activations fit the memory, each with its samples: fewer where one block is too big.
+
+    `order` is a random order of samples, so that any beginning of it is a fair choice.
+    """
+    group: list[str] = []
+    held: set[str] = set()
+    room = memory_bytes // 4
+    for name, pair in ends.items():
+        if group and sum(features[v] for v in held | set(pair)) * len(order) > room:
+            yield group, np.sort(order)
+            group, held = [], set()
+        alone = sum(features[v] for v in set(pair))
+        if alone * len(order) > room:
+            yield [name], np.sort(order[: max(2, room // alone)])
+            continue
+        group.append(name)
+        held |= set(pair)
+    if group:
+        yield group, np.sort(order)
+
+
+def _collect(
+    session: ExposedSession,
+    samples: Samples,
+    group: Sequence[str],
+    ends: dict[str, tuple[str, str]],
+    size: int,
+    fixed: int | None,
+    report: Callable[[int], None],
+) -> dict[str, NDArray[np.float32]]:
+    """The values at the ends of a group of blocks, [N, D] each."""
+    needed = tuple(dict.fromkeys(value for name in group for value in ends[name]))
+    found: dict[str, NDArray[np.float32]] = {}
+    for start, real, feeds in padded_batches(samples, size, fixed):
+        for name, values in session.run(feeds, needed).items():
+            rows = _rows(name, values, real)
+            if name not in found:
+                found[name] = np.empty((len(samples), rows.shape[1]), dtype=np.float32)
+            found[name][start : start + real] = rows
+        report(real)
+    return found
