@@ -1,0 +1,61 @@
+"""Discovery: the residual blocks of any ONNX graph, each collapsible or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import onnx
+
+from lacoot_deploy.graph.blocks import Block, Shape
+from lacoot_deploy.graph.discovery.assemble import blocks_of, undecided
+from lacoot_deploy.graph.index import index_model
+
+__all__ = ["find_blocks", "undecided", "unit_block"]
+
+
+def find_blocks(
+    model: onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Shape] | None = None,
+    granularity: Literal["block", "unit"] = "block",
+) -> tuple[Block, ...]:
+    """The residual blocks of a model, main graph first, then bodies, each in graph order.
+
+    What looks like a block and is not comes too, with `reason` set and no forms. Reads no weights.
+
+    Args:
+        model: The model; external data need not be loaded.
+        shapes: Shapes measured in a probe run by value name, which supersede what is inferred (see
+            `graph.shapes.undecided_values`).
+        granularity: `block` groups the units that one module runs; `unit` gives every unit by itself.
+
+    Returns:
+        Blocks with unique names, the same on every call.
+    """
+    return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
+
+
+def unit_block(model: onnx.ModelProto, block: Block, unit: str) -> Block:
+    """One unit of a block as a block of its own, so that it can be removed alone.
+
+    Args:
+        model: The model that the block was found in.
+        block: A block of it.
+        unit: Name of one of the block's units.
+
+    Raises:
+        UsageError: The block has no such unit.
+    """
+    from lacoot_deploy.errors import UsageError
+
+    wanted = next((record for record in block.units if record.name == unit), None)
+    if wanted is None:
+        names = ", ".join(record.name for record in block.units)
+        raise UsageError(f"Block {block.name} has no unit {unit}; it has {names}.")
+    for single in find_blocks(model, granularity="unit"):
+        if single.scope == block.scope and single.units and single.units[0].merge == wanted.merge:
+            return single
+    raise UsageError(
+        f"Unit {unit} of block {block.name} is not in this model; find the blocks of this model anew."
+    )

@@ -1,0 +1,210 @@
+"""From units to blocks: forms, reasons, names and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from lacoot_deploy.graph import costs
+from lacoot_deploy.graph import shapes as static
+from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
+from lacoot_deploy.graph.discovery.grouping import Group, Grouper, block_name, unit_name
+from lacoot_deploy.graph.discovery.ownership import own_tails
+from lacoot_deploy.graph.discovery.ranges import Ranges
+from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
+from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
+from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.naming import Names, Scopes
+
+Granularity = Literal["block", "unit"]
+
+
+def blocks_of(
+    model: ModelIndex, *, shapes: Mapping[str, Shape] | None = None, granularity: Granularity = "block"
+) -> tuple[Block, ...]:
+    """Blocks of every graph of a model; see `find_blocks`."""
+    tables = static.infer(model, shapes=shapes)
+    names = Names()
+    blocks: list[Block] = []
+    ranges: dict[tuple[str, ...], Ranges] = {}
+    for graph in model.graphs:
+        around = ranges[graph.parent.scope] if graph.parent else None
+        ranges[graph.scope] = Ranges(graph, around)
+        blocks.extend(
+            _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names).blocks(granularity)
+        )
+    return tuple(blocks)
+
+
+def undecided(model: ModelIndex) -> tuple[str, ...]:
+    """Main-graph values whose shapes decide about a block and are not known; see `graph.shapes.undecided_values`."""
+    wanted: dict[str, None] = {}
+    for block in blocks_of(model):
+        if not block.scope and block.reason is not None and block.reason.code == "shape_unknown":
+            wanted.update(dict.fromkeys(block.reason.values))
+    return tuple(wanted)
+
+
+class _Assembler:
+    """Makes the blocks of one graph."""
+
+    def __init__(
+        self, model: ModelIndex, graph: GraphIndex, table: static.ShapeTable, ranges: Ranges, names: Names
+    ) -> None:
+        self.graph = graph
+        self.table = table
+        self.ranges = ranges
+        self.names = names
+        self.scopes = Scopes(graph)
+        self.finder = Finder(model, graph, table, self.scopes)
+        self.grouper = Grouper(graph, self.scopes)
+
+    def blocks(self, granularity: Granularity) -> list[Block]:
+        candidates = self.finder.candidates()
+        own_tails(self.graph, self.scopes, candidates)
+        units = [candidate for candidate in candidates if candidate.reason is None]
+        groups = self.grouper.group(units)
+        made = [self._block(group) for group in groups] if granularity == "block" else []
+        if granularity == "unit":
+            for group in groups:
+                wishes = self._unit_names(group)
+                made.extend(
+                    self._block(self.grouper.single(unit) if len(group.units) > 1 else group, wish=wish)
+                    for unit, wish in zip(group.units, wishes, strict=True)
+                )
+        refused = [self._refused(candidate) for candidate in candidates if candidate.reason is not None]
+        order = {value: position for position, value in enumerate(self.graph.producer)}
+        return sorted([*made, *refused], key=lambda block: order.get(block.units[-1].merge, 0))
+
+    def _unit_names(self, group: Group) -> list[str]:
+        if len(group.units) == 1:
+            return [block_name(group)]
+        local = Names()
+        local.take(block_name(group))
+        return [local.take(unit_name(group, unit, self.scopes)) for unit in group.units]
+
+    def _block(self, group: Group, *, wish: str | None = None) -> Block:
+        name = self.names.take(wish or block_name(group))
+        labels = self._unit_names(group)
+        if len(labels) == 1:
+            labels = [name]
+        forms, reason, keep_relu = self._forms(group)
+        dead = self._dead(group, forms[0] if forms else None)
+        return self._record(
+            name,
+            group.input,
+            group.output,
+            tuple(_unit(unit, label) for unit, label in zip(group.units, labels, strict=True)),
+            forms,
+            dead,
+            reason,
+            keep_relu=keep_relu,
+        )
+
+    def _refused(self, candidate: Candidate) -> Block:
+        group = Group([candidate], candidate.scope or None, candidate.input)
+        name = self.names.take(block_name(group))
+        unit = _unit(candidate, name)
+        return self._record(name, candidate.input, candidate.output, (unit,), (), [], candidate.reason)
+
+    def _record(
+        self,
+        name: str,
+        start: str,
+        end: str,
+        units: tuple[ResidualUnit, ...],
+        forms: tuple[Form, ...],
+        dead: list[Node],
+        reason: Reason | None,
+        *,
+        keep_relu: bool = False,
+    ) -> Block:
+        return Block(
+            name=name,
+            input=start,
+            output=end,
+            units=units,
+            forms=forms,
+            shape=self.table.shape(start),
+            output_shape=self.table.shape(end),
+            dtype=self.table.dtype(start),
+            nodes=tuple(dict.fromkeys(node.label for node in dead)),
+            parameters=costs.parameters(self.graph, freed_constants(self.graph, dead)),
+            macs=costs.total_macs(dead, self.table),
+            reason=reason,
+            keep_relu=keep_relu,
+            scope=self.graph.scope,
+        )
+
+    def _forms(self, group: Group) -> tuple[tuple[Form, ...], Reason | None, bool]:
+        shape = self.table.shape
+        same = static.same_shape(shape(group.input), shape(group.output))
+        short = [static.same_shape(shape(unit.skip), shape(_summed(unit))) for unit in group.units]
+        forms: list[Form] = []
+        keep_relu = False
+        if same:
+            last = group.units[-1].tail[-1:]
+            if last and last[0].op in ("Relu", "Clip"):
+                bounds = self.ranges.clip_bounds(last[0])
+                if not self.ranges.within(group.input, bounds):
+                    keep_relu = bounds == (0.0, float("inf"))
+                    # No bypass reproduces a two-sided clip: it stays where it is and only the branch goes.
+                    same = None if not keep_relu else same
+            if same:
+                forms.append(Form.BYPASS)
+        if all(short):
+            forms.append(Form.SHORTCUT)
+        if forms:
+            return tuple(forms), None, keep_relu
+        pairs = [
+            (unit.skip, _summed(unit)) for unit, known in zip(group.units, short, strict=True) if not known
+        ]
+        values = tuple(dict.fromkeys((group.input, group.output, *(name for pair in pairs for name in pair))))
+        if any(known is False for known in short):
+            return (
+                (),
+                Reason("broadcast", f"The branch widens the skip operand {pairs[0][0]}.", values),
+                False,
+            )
+        text = (
+            f"The shapes of {pairs[0][0]} and {pairs[0][1]} are not known to be equal; a probe run decides."
+        )
+        return (), Reason("shape_unknown", text, values), False
+
+    def _dead(self, group: Group, form: Form | None) -> list[Node]:
+        if form is Form.BYPASS:
+            return dead_after(self.graph, [group.output], kept=[group.input])
+        if form is Form.SHORTCUT:
+            # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
+            kept = [unit.skip for unit in group.units]
+            dropped = [(unit.merge, branch) for unit in group.units for branch in unit.branches]
+            dead = dead_after(self.graph, [], kept=kept, dropped=dropped)
+            merges = [unit.merge for unit in group.units if not unit.merge.fused]
+            return sorted(
+                {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
+            )
+        return []
+
+
+def _summed(unit: Candidate) -> str:
+    """The merge's result, or the first real value after it where the sum is inside a fused node."""
+    if real_value(unit.merge.output):
+        return unit.merge.output
+    return next((node.output for node in unit.tail), unit.merge.proto.output[0])
+
+
+def _unit(candidate: Candidate, name: str) -> ResidualUnit:
+    return ResidualUnit(
+        name=name,
+        input=candidate.input,
+        skip=candidate.skip,
+        branch=candidate.branches[0],
+        merge=_summed(candidate),
+        merge_op=candidate.merge.fused or candidate.merge.op,
+        trailing=tuple(
+            node.output
+            for node in candidate.tail
+            if real_value(node.output) and node.output != _summed(candidate)
+        ),
+        output=candidate.output if real_value(candidate.output) else _summed(candidate),
+    )

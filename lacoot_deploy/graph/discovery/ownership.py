@@ -1,0 +1,58 @@
+"""Which activation or norm after a merge belongs to its unit, and which to what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lacoot_deploy.graph import ops
+from lacoot_deploy.graph.discovery.trailing import Tail, find_tail
+from lacoot_deploy.graph.discovery.units import Candidate
+from lacoot_deploy.graph.index import GraphIndex
+from lacoot_deploy.graph.naming import Scopes, common, inside
+
+
+def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]) -> None:
+    """Set scope, tail and output of every candidate.
+
+    A tail belongs to the unit if the unit's module ran it. Where modules are unknown, or the unit's is the whole
+    model, the structure decides: a unit whose branch starts with an activation or a norm on its input is of the kind
+    that puts them first, so what follows its merge is the next block's or the model's last.
+    """
+    inputs = {candidate.input for candidate in candidates}
+    for candidate in candidates:
+        known = [scopes.of(node) for node in candidate.own]
+        own = scopes.of(candidate.merge)
+        candidate.scope = common([*known, own])
+        at = candidate.merge.output
+        for _ in range(2):
+            tail = find_tail(graph, at)
+            if tail is None or not _belongs(graph, scopes, candidate, tail, inputs):
+                break
+            candidate.tail.extend(tail.nodes)
+            at = tail.output
+            if tail.kind == "activation":
+                break
+        candidate.output = at
+
+
+def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail, inputs: set[str]) -> bool:
+    if candidate.merge.fused and candidate.merge.proto is tail.nodes[0].proto:
+        return True
+    where = scopes.of(tail.nodes[-1])
+    if candidate.scope and where is not None:
+        return inside(where, candidate.scope)
+    starts_bent = _starts_with(graph, candidate, tail.kind)
+    if tail.kind == "activation":
+        return not starts_bent
+    if starts_bent:
+        return False
+    maker = graph.producer.get(candidate.input)
+    normed = maker is not None and (maker.op in ops.NORMS or maker.op in ("Add", "Mul"))
+    return normed or tail.output in inputs
+
+
+def _starts_with(graph: GraphIndex, candidate: Candidate, kind: str) -> bool:
+    """Whether the first thing the branch does to its input is an activation (or a norm)."""
+    first = [node for node in candidate.own if candidate.input in node.inputs]
+    kinds = ops.NORMS | {"ReduceMean"} if kind == "norm" else ops.ACTIVATIONS | ops.NORMS | {"ReduceMean"}
+    return any(node.op in kinds for node in first)

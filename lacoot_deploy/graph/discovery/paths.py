@@ -1,0 +1,161 @@
+"""Data paths between values: what lies between a block's input and its merge, and how a skip path runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lacoot_deploy.graph import ops
+from lacoot_deploy.graph.index import GraphIndex, Node
+
+LAYOUT = frozenset(
+    {
+        "Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze",
+        "Expand", "QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput",
+    }
+)  # fmt: skip
+RESIZING = frozenset(
+    {
+        "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "Slice", "Pad", "Split", "Gather",
+        "CenterCropPad", "Resize", "Upsample", "SpaceToDepth", "DepthToSpace", "Concat", "ReduceMean",
+    }
+)  # fmt: skip
+SCALING = frozenset({"Add", "Sub", "Mul", "Div"})
+PROJECTION = frozenset(
+    {"Conv", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "NhwcConv", "ConvTranspose", "FusedGemm"}
+)
+_MAX_SKIP = 32
+
+
+@dataclass(frozen=True)
+class SkipStep:
+    """One value that a skip operand can be traced back to.
+
+    Attributes:
+        value: The value.
+        nodes: The nodes between it and the skip operand, from the operand backwards.
+        projections: How many of them are convolutions or matrix products.
+        changes: How many of them do more than rename or cast.
+    """
+
+    value: str
+    nodes: tuple[Node, ...]
+    projections: int
+    changes: int
+
+
+def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
+    """The values that an operand can be traced back to along operators a skip path may hold, nearest first."""
+    nodes: list[Node] = []
+    projections = changes = 0
+    at = operand
+    yield SkipStep(at, (), 0, 0)
+    while len(nodes) < _MAX_SKIP:
+        node = graph.producer.get(at)
+        if node is None or (node.domain and node.domain not in ops.KNOWN_DOMAINS) or node.captured:
+            return
+        sources = [name for name in node.data if name in graph.dynamic]
+        if len(sources) != 1:
+            return
+        if node.op in PROJECTION:
+            projections += 1
+        elif node.op not in LAYOUT | RESIZING | SCALING and node.op not in ops.NORMS:
+            return
+        if projections > 1 or (node.op == "FusedConv" and _has_activation(node)):
+            return
+        changes += node.op not in ("Identity", "Dropout", "Cast", "CastLike")
+        nodes.append(node)
+        at = sources[0]
+        yield SkipStep(at, tuple(nodes), projections, changes)
+
+
+def _has_activation(node: Node) -> bool:
+    return any(attr.name == "activation" and attr.s for attr in node.proto.attribute)
+
+
+def between(graph: GraphIndex, source: str, target: str) -> list[Node] | None:
+    """The nodes on data paths from one value to another, in topological order; None where there is no path.
+
+    Cost is bounded by the nodes that lie between the two in topological order.
+    """
+    start = graph.position(source)
+    last = graph.producer.get(target)
+    if last is None or last.index <= start:
+        return None
+    seen = {last.index}
+    stack = [last]
+    window: list[Node] = []
+    while stack:
+        node = stack.pop()
+        window.append(node)
+        for name in node.data:
+            maker = graph.producer.get(name)
+            if maker is not None and maker.index > start and maker.index not in seen:
+                seen.add(maker.index)
+                stack.append(maker)
+    window.sort(key=lambda node: node.index)
+    reached = {source}
+    region: list[Node] = []
+    for node in window:
+        if any(name in reached for name in node.data):
+            region.append(node)
+            reached.update(name for name in node.outputs if name)
+    return region if target in reached else None
+
+
+def leaks(graph: GraphIndex, region: list[Node], allowed: set[int], live: frozenset[str]) -> tuple[str, ...]:
+    """Values made inside a region that something outside it reads, or that the graph returns.
+
+    Shape arithmetic on an inner value counts as inside as long as its results stay inside.
+
+    Args:
+        graph: The graph.
+        region: The nodes of the branch.
+        allowed: Positions of the nodes that may read the region: its own, the merge, and the skip path.
+        live: Values that some result of the graph depends on.
+    """
+    found: dict[str, None] = {}
+    for node in region:
+        for name in node.outputs:
+            if not name or name not in live:
+                continue
+            if name in graph.output_set:
+                found.setdefault(name)
+            for reader in graph.readers(name):
+                if reader.index not in allowed and escapes(graph, reader, allowed, live):
+                    found.setdefault(name)
+    return tuple(found)
+
+
+def escapes(graph: GraphIndex, start: Node, allowed: set[int], live: frozenset[str]) -> bool:
+    """Whether anything computed by a node is read beyond the allowed nodes."""
+    stack, seen = [start], {start.index}
+    steps = 0
+    while stack:
+        node = stack.pop()
+        steps += 1
+        if steps > 512:
+            return True
+        for name in node.outputs:
+            if not name or name not in live:
+                continue
+            if name in graph.output_set:
+                return True
+            for reader in graph.readers(name):
+                if reader.index in allowed or reader.index in seen:
+                    continue
+                seen.add(reader.index)
+                stack.append(reader)
+                last = max(allowed)
+                if reader.index > last:
+                    return True
+    return False
+
+
+def live_values(graph: GraphIndex) -> frozenset[str]:
+    """Values that some result of the graph depends on in any way."""
+    live = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if any(name in live for name in node.outputs):
+            live.update(node.reads)
+    return frozenset(live)

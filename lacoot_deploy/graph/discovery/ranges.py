@@ -1,0 +1,203 @@
+"""Bounds on values that hold for every input: which values are known to be non-negative, or clipped to a range.
+
+A block that ends in a `Relu` can be bypassed exactly only where its input has been through one too; a `Clip` (`Relu6`)
+only where the input is within its bounds already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+
+from lacoot_deploy.graph.index import GraphIndex, Node
+
+Bounds = tuple[float, float]
+ANY: Bounds = (-math.inf, math.inf)
+_MAX_CONSTANT = 4096
+
+
+class Ranges:
+    """Bounds of the values of one graph, by name; worked out in one pass."""
+
+    def __init__(self, graph: GraphIndex, parent: Ranges | None = None) -> None:
+        self._graph = graph
+        self._parent = parent
+        self._known: dict[str, Bounds] = {}
+        for node in graph.nodes:
+            rule = _RULES.get(node.op) if node.domain in ("", "com.microsoft") else None
+            if rule is None:
+                continue
+            bounds = rule(self, node)
+            if bounds != ANY:
+                for name in node.outputs:
+                    if name:
+                        self._known[name] = bounds
+
+    def of(self, name: str) -> Bounds:
+        """Least and greatest value that the named value can hold."""
+        if name in self._known:
+            return self._known[name]
+        tensor = self._graph.constant(name)
+        if tensor is not None:
+            bounds = constant_bounds(tensor)
+            self._known[name] = bounds
+            return bounds
+        if self._parent is not None and self._graph.is_outer(name):
+            return self._parent.of(name)
+        return ANY
+
+    def non_negative(self, name: str) -> bool:
+        """Whether the value is zero or more for every input."""
+        return self.of(name)[0] >= 0
+
+    def within(self, name: str, bounds: Bounds) -> bool:
+        """Whether the value lies within bounds for every input."""
+        low, high = self.of(name)
+        return low >= bounds[0] and high <= bounds[1]
+
+    def clip_bounds(self, node: Node) -> Bounds:
+        """The bounds that a `Clip` or `Relu` enforces; infinite where they are not constant."""
+        if node.op == "Relu":
+            return (0.0, math.inf)
+        attributes = {attr.name: attr.f for attr in node.proto.attribute}
+        low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
+        if len(node.inputs) > 1 and node.inputs[1]:
+            low = self._scalar(node.inputs[1], -math.inf)
+        if len(node.inputs) > 2 and node.inputs[2]:
+            high = self._scalar(node.inputs[2], math.inf)
+        return (low, high)
+
+    def _scalar(self, name: str, default: float) -> float:
+        low, high = self.of(name)
+        return low if low == high else default
+
+
+def constant_bounds(tensor: onnx.TensorProto) -> Bounds:
+    """Bounds of a small constant; nothing is known of a large or external one."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > _MAX_CONSTANT:
+        return ANY
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return ANY
+    values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+    if values.size == 0 or not np.all(np.isfinite(values)):
+        return ANY
+    return (float(values.min()), float(values.max()))
+
+
+def _same(ranges: Ranges, node: Node) -> Bounds:
+    return ranges.of(node.inputs[0])
+
+
+def _union(ranges: Ranges, node: Node) -> Bounds:
+    bounds = [ranges.of(name) for name in node.data] or [ANY]
+    return (min(low for low, _ in bounds), max(high for _, high in bounds))
+
+
+def _fixed(low: float, high: float) -> Callable[[Ranges, Node], Bounds]:
+    return lambda _ranges, _node: (low, high)
+
+
+def _clip(ranges: Ranges, node: Node) -> Bounds:
+    low, high = ranges.of(node.inputs[0])
+    floor, ceiling = ranges.clip_bounds(node)
+    return (min(max(low, floor), ceiling), max(min(high, ceiling), floor))
+
+
+def _padded(ranges: Ranges, node: Node) -> Bounds:
+    low, high = ranges.of(node.inputs[0])
+    if node.op == "AveragePool":
+        counts = any(attr.name == "count_include_pad" and attr.i for attr in node.proto.attribute)
+        return (min(low, 0.0), max(high, 0.0)) if counts else (low, high)
+    mode = next((attr.s for attr in node.proto.attribute if attr.name == "mode"), b"constant")
+    if mode != b"constant":
+        return (low, high)
+    if len(node.inputs) > 2 and node.inputs[2]:
+        fill = ranges.of(node.inputs[2])
+    else:
+        value = next((attr.f for attr in node.proto.attribute if attr.name == "value"), 0.0)
+        fill = (value, value)
+    return (min(low, fill[0]), max(high, fill[1]))
+
+
+def _resize(ranges: Ranges, node: Node) -> Bounds:
+    cubic = any(attr.name == "mode" and attr.s == b"cubic" for attr in node.proto.attribute)
+    return ANY if cubic else ranges.of(node.inputs[0])
+
+
+def _sum(ranges: Ranges, node: Node) -> Bounds:
+    bounds = [ranges.of(name) for name in node.inputs if name]
+    return (sum(low for low, _ in bounds), sum(high for _, high in bounds))
+
+
+def _product(ranges: Ranges, node: Node) -> Bounds:
+    if node.inputs[0] == node.inputs[1]:
+        return (0.0, math.inf)
+    (a, b), (c, d) = (ranges.of(name) for name in node.inputs[:2])
+    if any(math.isinf(v) for v in (a, b, c, d)):
+        return (0.0, math.inf) if a >= 0 and c >= 0 else ANY
+    corners = (a * c, a * d, b * c, b * d)
+    return (min(corners), max(corners))
+
+
+def _quotient(ranges: Ranges, node: Node) -> Bounds:
+    a, b = ranges.of(node.inputs[0])
+    c, d = ranges.of(node.inputs[1])
+    if c <= 0:
+        return ANY
+    if math.isinf(a) or math.isinf(b) or math.isinf(d):
+        return (0.0, math.inf) if a >= 0 else ANY
+    corners = (a / c, a / d, b / c, b / d)
+    return (min(corners), max(corners))
+
+
+def _non_negative_of(ranges: Ranges, node: Node) -> Bounds:
+    low, high = ranges.of(node.inputs[0])
+    return (0.0, max(abs(low), abs(high)))
+
+
+def _keeps_sign(ranges: Ranges, node: Node) -> Bounds:
+    return (0.0, math.inf) if ranges.of(node.inputs[0])[0] >= 0 else ANY
+
+
+def _max(ranges: Ranges, node: Node) -> Bounds:
+    bounds = [ranges.of(name) for name in node.inputs if name]
+    return (max(low for low, _ in bounds), max(high for _, high in bounds))
+
+
+def _min(ranges: Ranges, node: Node) -> Bounds:
+    bounds = [ranges.of(name) for name in node.inputs if name]
+    return (min(low for low, _ in bounds), min(high for _, high in bounds))
+
+
+_KEEP = (
+    "Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice",
+    "Split", "Gather", "GatherElements", "GatherND", "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool",
+    "GlobalMaxPool", "GlobalAveragePool", "ReduceMax", "ReduceMin", "ReduceMean", "CenterCropPad",
+)  # fmt: skip
+# Sums and means of values within bounds are rounded, but never across zero: that is all that matters for a Relu.
+
+_RULES: dict[str, Callable[[Ranges, Node], Bounds]] = {
+    **dict.fromkeys(_KEEP, _same),
+    **dict.fromkeys(("Concat", "Where"), _union),
+    **dict.fromkeys(("Sigmoid", "Softmax", "HardSigmoid", "Hardmax"), _fixed(0.0, 1.0)),
+    **dict.fromkeys(
+        ("Exp", "Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sqrt"), _fixed(0.0, math.inf)
+    ),
+    **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos"), _fixed(-1.0, 1.0)),
+    **dict.fromkeys(("Relu", "Clip"), _clip),
+    **dict.fromkeys(("AveragePool", "Pad"), _padded),
+    **dict.fromkeys(
+        ("LeakyRelu", "Elu", "Gelu", "Mish", "HardSwish", "ReduceSum", "ThresholdedRelu"), _keeps_sign
+    ),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("Add", "Sum"), _sum),
+    "Mul": _product,
+    "Div": _quotient,
+    "Abs": _non_negative_of,
+    "Max": _max,
+    "Min": _min,
+    "Cast": lambda ranges, node: _keeps_sign(ranges, node),
+}

@@ -1,0 +1,199 @@
+"""Residual units of one graph: every merge is looked at, and comes out as a unit, refused, or as no merge at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lacoot_deploy.graph import ops
+from lacoot_deploy.graph.blocks import Reason
+from lacoot_deploy.graph.discovery.paths import SkipStep, between, leaks, live_values, skip_steps
+from lacoot_deploy.graph.index import HIDDEN, GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.naming import Scope, Scopes
+from lacoot_deploy.graph.shapes import ShapeTable, same_shape
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A merge with what was found out about it.
+
+    Attributes:
+        merge: The node that adds.
+        input: The value x at which skip path and branch part.
+        skip: The operand that comes along the skip path.
+        branches: The other operands that depend on x.
+        region: The nodes of the branch in topological order.
+        path: The nodes of the skip path, from the merge backwards.
+        reason: Why it is refused; None for a unit.
+        scope: Innermost module that holds branch and merge; None where unknown.
+        tail: Nodes after the merge that belong to the unit, in order (set by `own_tails`).
+        output: The value that leaves the unit.
+    """
+
+    merge: Node
+    input: str
+    skip: str
+    branches: tuple[str, ...]
+    region: list[Node]
+    path: tuple[Node, ...]
+    reason: Reason | None = None
+    scope: Scope | None = None
+    tail: list[Node] = field(default_factory=list)
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        self.output = self.output or self.merge.output
+
+    @property
+    def own(self) -> list[Node]:
+        """Branch nodes that the skip path does not need."""
+        shared = {node.index for node in self.path}
+        return [node for node in self.region if node.index not in shared]
+
+
+class Finder:
+    """Finds the candidates of one graph."""
+
+    def __init__(self, model: ModelIndex, graph: GraphIndex, table: ShapeTable, scopes: Scopes) -> None:
+        self.model = model
+        self.graph = graph
+        self.table = table
+        self.scopes = scopes
+        self.live = live_values(graph)
+        self._working: dict[tuple[str, str], bool] = {}
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates in graph order, refused ones included; sums that are no merge are left out."""
+        found: list[Candidate] = []
+        for node in self.graph.nodes:
+            if node.op in ops.ADD and not node.domain and node.output in self.live:
+                candidate = self._look_at(node)
+                if candidate is not None:
+                    found.append(candidate)
+        return found
+
+    def _look_at(self, merge: Node) -> Candidate | None:
+        operands = [name for name in merge.inputs if name and name in self.graph.dynamic]
+        if len(operands) < 2 or len(set(operands)) < len(operands):
+            return None
+        if self._broadcasts(operands) or self._scores(merge):
+            return None
+        best: tuple[tuple[int, int, int], Candidate] | None = None
+        for position, skip in enumerate(operands):
+            others = tuple(name for name in operands if name != skip)
+            for step in skip_steps(self.graph, skip):
+                candidate = self._try(merge, skip, others, step)
+                if candidate is not None:
+                    # The plainer skip wins; among equals the one whose branch does more.
+                    rank = (step.projections, step.changes, -len(candidate.region))
+                    if best is None or rank < best[0]:
+                        best = (rank, candidate)
+                    break
+            del position
+        return best[1] if best else None
+
+    def _broadcasts(self, operands: Iterable[str]) -> bool:
+        """Whether the operands are known to differ in shape: a bias, a mask or an embedding, no merge."""
+        shapes = [self.table.shape(name) for name in operands]
+        return any(same_shape(shapes[0], other) is False for other in shapes[1:])
+
+    def _scores(self, merge: Node) -> bool:
+        """Whether the sum is of attention scores: what follows, elementwise, is a softmax."""
+        at = merge.output
+        for _ in range(8):
+            readers = self.graph.readers(at)
+            if len(readers) != 1:
+                return False
+            node = readers[0]
+            if node.op == "Softmax":
+                return True
+            if node.op not in ("Add", "Mul", "Div", "Where", "Cast", "Reshape", "Max", "Min", "Transpose"):
+                return False
+            at = node.output
+        return False
+
+    def _try(self, merge: Node, skip: str, others: tuple[str, ...], step: SkipStep) -> Candidate | None:
+        regions = [between(self.graph, step.value, name) for name in others]
+        reached = [region for region in regions if region is not None]
+        if not reached:
+            return None
+        nodes = {node.index: node for region in reached for node in region}
+        region = [nodes[index] for index in sorted(nodes)]
+        candidate = Candidate(merge, step.value, skip, others, region, step.nodes)
+        work = self._work(candidate.own)
+        if work == 0 or (step.projections and work < 2):
+            return None
+        if len(reached) < len(regions):
+            foreign = tuple(name for name, region in zip(others, regions, strict=True) if region is None)
+            candidate.reason = Reason(
+                "foreign_operand",
+                f"The merge also adds {foreign[0]}, which does not come from {step.value}.",
+                foreign,
+            )
+        candidate.reason = candidate.reason or self._refusal(candidate)
+        return candidate
+
+    def _work(self, nodes: Iterable[Node]) -> int:
+        """0 for a branch that only reshuffles, 1 for a single linear operator, 2 for anything more."""
+        linear = bending = substantial = 0
+        for node in nodes:
+            if self.is_linear(node):
+                linear += 1
+            elif node.op in ops.SUBSTANTIAL:
+                substantial += 1
+            elif node.op in ops.ACTIVATIONS or node.op == "Softmax":
+                bending += 1
+        if linear == 0:
+            return 1 if substantial else 0
+        return 2 if linear > 1 or bending else 1
+
+    def is_linear(self, node: Node) -> bool:
+        """Whether the node holds weights or multiplies activations, or may do so out of sight."""
+        if node.captured:
+            return True
+        key = (node.domain, node.op)
+        if key in self.model.functions:
+            if key not in self._working:
+                self._working[key] = True
+                body = self.model.functions[key].node
+                self._working[key] = any(
+                    inner.op_type in ops.LINEAR
+                    or inner.domain not in ops.KNOWN_DOMAINS
+                    or any(attr.HasField("g") for attr in inner.attribute)
+                    for inner in body
+                )
+            return self._working[key]
+        return node.op in ops.LINEAR or node.domain not in ops.KNOWN_DOMAINS
+
+    def _refusal(self, candidate: Candidate) -> Reason | None:
+        graph = self.graph
+        quantized = [node for node in (*candidate.region, *candidate.path) if node.op in ops.QUANTIZED]
+        if quantized:
+            return Reason(
+                "quantized",
+                "The block computes on quantised values; collapse before quantising.",
+                (quantized[0].output,),
+            )
+        ups = [node for node in candidate.own if node.op in ops.UPSAMPLING]
+        if ups and not any(node.op in ops.UPSAMPLING for node in candidate.path):
+            return Reason(
+                "long_skip",
+                f"The branch changes resolution and comes back ({ups[0].label}): a long skip connection as in a "
+                f"feature pyramid or U-Net, not a block.",
+                (ups[0].output,),
+            )
+        allowed = {node.index for node in candidate.region} | {candidate.merge.index}
+        allowed |= {node.index for node in candidate.path}
+        read = leaks(graph, candidate.own, allowed, self.live)
+        if read:
+            return Reason(
+                "interior_read",
+                f"The inside of the branch is also read elsewhere ({read[0]}).",
+                tuple(read[:8]),
+            )
+        return None
+
+
+def real_value(name: str) -> bool:
+    """Whether a value exists in the file, and not only between the parts of a fused node."""
+    return HIDDEN not in name

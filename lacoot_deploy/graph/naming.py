@@ -1,0 +1,128 @@
+"""Which module a node came from, as far as the exporter or the names still tell.
+
+Read in this order, the first that speaks wins:
+
+1. the name scopes of PyTorch's exporter (`pkg.torch.onnx.name_scopes`),
+2. scopes in node names as the older PyTorch exporter writes them (`/layer1/layer1.0/conv1/Conv`),
+3. the names of the node's weights (`layer1.0.conv1.weight`), which survive tools that drop the rest,
+4. scopes in node names as TensorFlow writes them (`model/block1/add`).
+
+A scope is a tuple of parts from the outside in; the root of the model is the empty tuple, unknown is None.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+
+from lacoot_deploy.graph.index import GraphIndex, Node
+
+Scope = tuple[str, ...]
+
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+
+_WEIGHT = re.compile(r"^[A-Za-z_]\w*(\.\w+)+$")
+
+
+class Scopes:
+    """Scopes of the nodes of one graph, worked out when asked for."""
+
+    def __init__(self, graph: GraphIndex) -> None:
+        self._graph = graph
+        self._known: dict[int, Scope | None] = {}
+        self._texts: dict[str, Scope | None] = {}
+
+    def of(self, node: Node) -> Scope | None:
+        """The module that ran the node; None where nothing tells."""
+        key = id(node.proto)
+        if key not in self._known:
+            self._known[key] = self._find(node)
+        return self._known[key]
+
+    def _find(self, node: Node) -> Scope | None:
+        for entry in node.proto.metadata_props:
+            if entry.key == NAME_SCOPES:
+                text = entry.value
+                head = text.rpartition(",")[0]
+                if head not in self._texts:
+                    self._texts[head] = parse_name_scopes(text)
+                if self._texts[head] is not None:
+                    return self._texts[head]
+        name = node.proto.name
+        if name.startswith("/"):
+            return parse_slashed(name)
+        for operand in node.inputs:
+            if operand in self._graph.initializers and _WEIGHT.match(operand):
+                return tuple(operand.split(".")[:-1])
+        if "/" in name:
+            return tuple(part for part in name.split("/")[:-1] if part)
+        return None
+
+
+def parse_name_scopes(text: str) -> Scope | None:
+    """Scope from PyTorch's list of nested module paths, the last entry of which is the operation itself."""
+    try:
+        parts = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    if not isinstance(parts, list) or len(parts) < 2 or not all(isinstance(part, str) for part in parts):
+        return None
+    return tuple(part for part in parts[-2].split(".") if part)
+
+
+def parse_slashed(name: str) -> Scope:
+    """Scope from `/layer1/layer1.0/conv1/Conv`: each part is a child, or its container's path with an index."""
+    path: list[str] = []
+    last = ""
+    for part in name.split("/")[1:-1]:
+        if last and part.startswith(last + "."):
+            path.extend(part[len(last) + 1 :].split("."))
+        elif part != last or not last:
+            path.extend(part.split("."))
+        last = part
+    return tuple(path)
+
+
+def common(scopes: Iterable[Scope | None]) -> Scope | None:
+    """The innermost scope that holds all the known ones; None where none is known."""
+    result: Scope | None = None
+    for scope in scopes:
+        if scope is None:
+            continue
+        if result is None:
+            result = scope
+            continue
+        length = 0
+        for a, b in zip(result, scope, strict=False):
+            if a != b:
+                break
+            length += 1
+        result = result[:length]
+    return result
+
+
+def inside(scope: Scope | None, outer: Scope | None) -> bool:
+    """Whether a scope is the outer one or within it; unknown scopes are in none."""
+    return scope is not None and outer is not None and scope[: len(outer)] == outer
+
+
+def join(scope: Scope) -> str:
+    """A scope as text, the way PyTorch writes module paths."""
+    return ".".join(scope)
+
+
+class Names:
+    """Hands out unique names; equal wishes get `_2`, `_3`, ... in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, wish: str) -> str:
+        """The wish itself where it is still free, else the first free numbered form."""
+        name, number = wish, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wish}_{number}"
+        self._taken.add(name)
+        return name
