@@ -137,9 +137,11 @@ class Cutter:
         producer = scope.producers[block.output]
         chain = self._chain(block.name, scope, block.input)
         if cut.repair is not None:
-            self._add_repair(chain, cut.repair, block)
-        if block.keep_relu or (cut.repair is not None and self._ends_in_relu(block, scope)):
+            add_repair(chain, cut.repair, shape=block.shape, dtype=block.dtype, opset=self._opset)
+        if block.keep_relu:
             chain.add("Relu")
+        elif cut.repair is not None:
+            self._add_clipping(chain, block, scope)
         self._put(chain, target, producer, scope)
         if producer.op in FUSED_MERGES:
             self._keep_side_output(block, producer, target, chain, scope)
@@ -148,7 +150,7 @@ class Cutter:
         merge = scope.producers[unit.merge]
         chain = self._chain(unit.name, scope, unit.skip)
         if repair is not None:
-            self._add_repair(chain, repair, block)
+            add_repair(chain, repair, shape=block.output_shape, dtype=block.dtype, opset=self._opset)
         if merge.op not in FUSED_MERGES:
             self._put(chain, scope.tensors[unit.merge], merge, scope)
             return
@@ -183,14 +185,14 @@ class Cutter:
     def _chain(self, prefix: str, scope: Scope, start: str) -> Chain:
         return Chain(self.resolve(scope.find(start)), prefix=prefix, taken=self._taken)
 
-    def _add_repair(self, chain: Chain, repair: Repair, block: Block) -> None:
-        shape = block.shape if block.shape is not None else block.output_shape
-        add_repair(chain, repair, shape=shape, dtype=block.dtype, opset=self._opset)
-
-    def _ends_in_relu(self, block: Block, scope: Scope) -> bool:
-        trailing = block.units[-1].trailing if block.units else ()
-        values = [*trailing, block.output]
-        return any(scope.producers[name].op == "Relu" for name in values if name in scope.producers)
+    def _add_clipping(self, chain: Chain, block: Block, scope: Scope) -> None:
+        """Clip what a map gives as the block clipped its output, though its input needed no clipping."""
+        last = scope.producers[block.output]
+        if last.op == "Relu":
+            chain.add("Relu")
+        elif last.op == "Clip":
+            bounds = [self.resolve(bound) for bound in last.inputs[1:]]
+            chain.add("Clip", *bounds, **{a.name: a.f for a in self._protos[last.name].attribute})
 
     def _put(self, chain: Chain, target: Any, producer: Any, scope: Scope) -> None:
         """Let the readers of `target` read the chain: its last node takes over the name, or they read its start."""

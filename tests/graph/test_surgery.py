@@ -163,3 +163,153 @@ def test_a_repair_that_does_not_fit_is_refused(repair, message):
     model, blocks = residual_mlp(dtype=np.float16)
     with pytest.raises(InputError, match=message):
         collapse_blocks(model, [Cut(blocks[1], Form.BYPASS, repair)])
+
+
+@pytest.mark.parametrize("opset", [6, 17])
+def test_a_repair_is_clipped_as_the_block_was(opset):
+    """ReLU6 after the merge: the input is within 0..6 already, the mapped input is not."""
+    g = GraphBuilder(opset=opset)
+    bounds = {"min": 0.0, "max": 6.0} if opset < 11 else {}
+    limits = [] if bounds else [g.weight(0.0, name="low"), g.weight(6.0, name="high")]
+    x = g.op("Clip", g.input("x", ["N", 4, 2, 2]), *limits, output="stem", **bounds)
+    g.op("Clip", g.op("Add", g.op("Tanh", x), x, output="sum"), *limits, output="y", **bounds)
+    model = g.model({"y": ["N", 4, 2, 2]})
+    block = make_block("b", "stem", "y", merge="sum", trailing=["y"], shape=("N", 4, 2, 2))
+    cut = Cut(block, Form.BYPASS, Repair(1, np.full(4, -20, np.float32), np.full(4, 50, np.float32)))
+    if opset < 7:
+        with pytest.raises(InputError, match="opset 7 or newer"):
+            collapse_blocks(model, [cut])
+        return
+    feeds = random_feeds(model)
+    (y,) = run(collapse_blocks(model, [cut]), feeds)
+    np.testing.assert_allclose(y, np.clip(np.clip(feeds["x"], 0, 6) * 50 - 20, 0, 6), rtol=1e-5, atol=1e-5)
+    assert y.min() == 0
+    assert y.max() == 6
+
+
+def test_a_shortcut_repair_sits_on_the_skip_path_before_the_trailing_op():
+    g = GraphBuilder()
+    x = g.op("Relu", g.input("x", ["N", 4]), output="stem")
+    skip = g.op("MatMul", x, g.normal(4, 6), output="skip")
+    g.op("Relu", g.op("Add", g.op("MatMul", x, g.normal(4, 6)), skip, output="sum"), output="y")
+    model = g.model({"y": ["N", 6]})
+    block = make_block(
+        "b", "stem", "y", merge="sum", skip="skip", trailing=["y"], shape=("N", 4), output_shape=("N", 6),
+        forms=[Form.SHORTCUT],
+    )  # fmt: skip
+    repair = Repair(1, np.linspace(-1, 1, 6, dtype=np.float32), np.full(6, 2, np.float32))
+    result = collapse_blocks(model, [Cut(block, Form.SHORTCUT, repair)])
+    feeds = random_feeds(model)
+    wanted = run(collapse_blocks(model, [Cut(block, Form.SHORTCUT)]), feeds, outputs=None)
+    (raw,) = run(cut_by_hand(model, [(block, Form.SHORTCUT)]), feeds)
+    np.testing.assert_array_equal(wanted[0], raw)
+    stem = np.maximum(feeds["x"], 0)
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    mapped = np.maximum(stem @ weight * 2 + np.linspace(-1, 1, 6), 0)
+    np.testing.assert_allclose(run(result, feeds)[0], mapped, rtol=1e-5, atol=1e-5)
+
+
+def test_two_units_in_one_block_both_lose_their_branch():
+    g = GraphBuilder()
+    x = g.op("Neg", g.input("x", ["N", 4]), output="stem")
+    first = g.op("Add", g.op("Tanh", x), x, output="first")
+    g.op("Add", g.op("Sigmoid", first, output="inner"), first, output="second")
+    g.op("Exp", "second", output="y")
+    model = g.model({"y": ["N", 4]})
+    units = [make_block("b.u1", "stem", "first").units[0], make_block("b.u2", "first", "second").units[0]]
+    block = make_block("b", "stem", "second", units=units, shape=("N", 4))
+    for form in Form:
+        result = cut_and_check(model, [block], form)
+        assert [node.op_type for node in result.graph.node] == ["Neg", "Exp"]
+    repair = Repair(1, np.ones(4, np.float32), np.ones(4, np.float32))
+    result = collapse_blocks(model, [Cut(block, Form.SHORTCUT, repair)])
+    assert [node.op_type for node in result.graph.node] == ["Neg", "Mul", "Add", "Exp"]
+
+
+class TestPublicOutputs:
+    """The block's output is an output of the model, and its input something with a public name too."""
+
+    def build(self, *, source: str, also_output: bool = False, twice: bool = False):
+        g = GraphBuilder()
+        x = g.input("x", ["N", 4])
+        if source == "inner":
+            x = g.op("Neg", x, output="stem")
+        elif source == "initializer":
+            x = g.normal(2, 4, name="table")
+        g.op("Add", g.op("Tanh", x), x, output="y")
+        outputs = {"y": ["N", 4]}
+        blocks = [make_block("b", x, "y", shape=("N", 4))]
+        if twice:
+            g.op("Add", g.op("Sigmoid", x), x, output="z")
+            outputs["z"] = ["N", 4]
+            blocks.append(make_block("c", x, "z", shape=("N", 4)))
+        if also_output:
+            outputs[x] = ["N", 4]
+        return g.model(outputs), blocks
+
+    def test_inner_source_is_renamed(self):
+        model, blocks = self.build(source="inner")
+        assert [n.op_type for n in cut_and_check(model, blocks).graph.node] == ["Neg"]
+
+    @pytest.mark.parametrize("source", ["input", "initializer"])
+    def test_public_source_keeps_an_identity(self, source):
+        model, blocks = self.build(source=source)
+        assert [n.op_type for n in cut_and_check(model, blocks).graph.node] == ["Identity"]
+
+    def test_source_that_is_an_output_keeps_an_identity(self):
+        model, blocks = self.build(source="inner", also_output=True)
+        assert [n.op_type for n in cut_and_check(model, blocks).graph.node] == ["Neg", "Identity"]
+
+    @pytest.mark.parametrize("source", ["inner", "input"])
+    def test_two_outputs_on_one_value(self, source):
+        model, blocks = self.build(source=source, twice=True)
+        kinds = [n.op_type for n in cut_and_check(model, blocks).graph.node]
+        assert kinds == (["Neg", "Identity"] if source == "inner" else ["Identity", "Identity"])
+
+    def test_the_outputs_other_readers_follow(self):
+        g = GraphBuilder()
+        x = g.op("Neg", g.input("x", ["N", 4]), output="stem")
+        g.op("Add", g.op("Tanh", x), x, output="y")
+        g.op("Exp", "y", output="z")
+        model = g.model({"y": ["N", 4], "z": ["N", 4]})
+        result = cut_and_check(model, [make_block("b", "stem", "y")])
+        assert [list(n.input) for n in result.graph.node] == [["x"], ["y"]]
+
+
+def test_a_shared_weight_stays_while_another_block_reads_it():
+    g = GraphBuilder()
+    weight = g.normal(4, 4, name="shared")
+    x = g.op("Neg", g.input("x", ["N", 4]), output="v0")
+    for i in range(3):
+        x = g.op("Add", g.op("MatMul", x, weight), x, output=f"v{i + 1}")
+    model = g.model({"v3": ["N", 4]})
+    blocks = [make_block(f"b{i}", f"v{i}", f"v{i + 1}", shape=("N", 4)) for i in range(3)]
+    assert [t.name for t in cut_and_check(model, blocks[:2]).graph.initializer] == ["shared"]
+    assert not cut_and_check(model, blocks).graph.initializer
+
+
+def test_weights_in_constant_nodes_go_with_the_block():
+    g = GraphBuilder()
+    x = g.op("Neg", g.input("x", ["N", 4]), output="stem")
+    weight = g.op("Constant", value=onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32)))
+    g.op("Exp", g.op("Add", g.op("MatMul", x, weight), x, output="sum"), output="y")
+    result = cut_and_check(g.model({"y": ["N", 4]}), [make_block("b", "stem", "sum")])
+    assert [n.op_type for n in result.graph.node] == ["Neg", "Exp"]
+
+
+def test_a_name_that_is_taken_is_not_given_again():
+    g = GraphBuilder()
+    x = g.op("Neg", g.input("x", ["N", 4, 2]), output="stem")
+    g.op("Exp", g.op("Add", g.op("Tanh", x), x, output="sum"), output="y")
+    g.weight(np.zeros(3), name="b/scale")
+    g.op("Identity", "y", output="b/BatchNormalization")
+    model = g.model({"b/BatchNormalization": ["N", 4, 2]})
+    block = make_block("b", "stem", "sum", shape=("N", 4, 2))
+    repair = Repair(1, np.zeros(4, np.float32), np.ones(4, np.float32))
+    result = collapse_blocks(model, [Cut(block, Form.BYPASS, repair)])
+    onnx.checker.check_model(result, full_check=True)
+    assert_same(result, cut_by_hand(model, [(block, Form.BYPASS)]))
+    new = next(node for node in result.graph.node if node.op_type == "BatchNormalization")
+    assert new.name == "b/BatchNormalization_1"
+    assert list(new.input) == ["stem", "b/scale_1", "b/shift", "b/mean", "b/variance"]
+    assert list(new.output) == ["sum"]
