@@ -75,7 +75,7 @@ class Recipe(BaseModel):
     size: int | None = Field(default=None, ge=1)
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     augment: tuple[Literal["flip", "crop"], ...] = ()
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=25, ge=1)
     batch_size: int = Field(default=64, ge=2)
     accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -89,7 +89,7 @@ class Recipe(BaseModel):
     warmup: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
-    penalty: float = Field(default=1.0, ge=0)
+    penalty: float = Field(default=3.0, ge=0)
     penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
     penalty_start: float = Field(default=0.0, ge=0, le=1)
     penalty_end: float = Field(default=1.0, gt=0, le=1)

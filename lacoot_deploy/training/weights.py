@@ -46,7 +46,7 @@ def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
     """
     tensors = read_weights(path)
     own = model.state_dict()
-    unlike = [n for n, value in tensors.items() if n in own and own[n].shape != value.shape]
+    unlike = [n for n, value in own.items() if n in tensors and tensors[n].shape != value.shape]
     head = set(_head(model))
     fresh = [name for name in unlike if name in head]
     wrong = [name for name in unlike if name not in head]

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from lacoot_deploy.data import load_images, normalise
+from lacoot_deploy.errors import InputError, UsageError, VerificationError
+from lacoot_deploy.files import sha256_file
+from lacoot_deploy.manifest import MANIFEST_KEY, Manifest
+from lacoot_deploy.training.checkpoint import read_checkpoint
+from lacoot_deploy.training.finish import export_checkpoint
+from lacoot_deploy.training.loop import EpochReport
+from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.run import Progress, TrainResult, train
+
+SMALL = Recipe(
+    model_args={"widths": [8, 16], "blocks": [2, 2]},
+    epochs=2,
+    batch_size=128,
+    augment=("crop",),
+    measure_samples=64,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return train(SMALL, tmp_path_factory.mktemp("runs") / "small")
+
+
+def changed(**settings: object) -> Recipe:
+    return Recipe.model_validate(SMALL.model_dump() | settings)
+
+
+class InterruptAt(Progress):
+    """Presses Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.at = epoch
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        if epoch == self.at and step == steps // 2:
+            raise KeyboardInterrupt
+
+
+class Record(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.reports: list[EpochReport] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def epoch(self, report: EpochReport) -> None:
+        self.reports.append(report)
+
+
+def test_a_run_leaves_metrics_checkpoint_and_model(finished: TrainResult) -> None:
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert lines[1]["remaining"] == 0
+    assert all(line["penalty"] > 0 for line in lines)
+    assert Recipe.model_validate_json((finished.folder / "recipe.json").read_text()) == SMALL
+    assert not list(finished.folder.glob(".*"))
+
+
+def test_the_manifest_travels_in_the_model(finished: TrainResult) -> None:
+    session = onnxruntime.InferenceSession(str(finished.model), providers=["CPUExecutionProvider"])
+    manifest = Manifest.model_validate_json(session.get_modelmeta().custom_metadata_map[MANIFEST_KEY])
+    assert [block.name for block in manifest.blocks] == ["layer1.0", "layer1.1", "layer2.1"]
+    for block in manifest.blocks:
+        assert set(block.distances) == {"mswd", "mswd_ascent", "paired", "cosine"}
+        sampled = block.distances["mswd"]
+        assert sampled.floor is not None
+        assert sampled.floor > 0
+        assert (sampled.estimator, sampled.samples, sampled.split) == ("sampled", 64, "val")
+        assert block.distances["mswd_ascent"].value >= sampled.value
+    assert manifest.source is not None
+    assert manifest.source.checkpoint_sha256 == sha256_file(finished.checkpoint)
+    assert manifest.source.dataset == "digits"
+    assert manifest.preprocessing is not None
+    assert manifest.preprocessing.size == (8, 8)
+    assert manifest.plan is None
+
+
+def test_recorded_values_are_values_of_the_exported_graph(finished: TrainResult) -> None:
+    model = onnx.load(finished.model)
+    produced = {name for node in model.graph.node for name in node.output}
+    for block in finished.manifest.blocks:
+        assert {block.input, block.output} <= produced
+
+
+def test_the_model_takes_any_batch_and_agrees_with_the_reported_accuracy(finished: TrainResult) -> None:
+    session = onnxruntime.InferenceSession(str(finished.model), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["input"]
+    assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
+    assert [value.name for value in session.get_outputs()] == ["logits"]
+    val = load_images("digits", "val")
+    assert finished.manifest.preprocessing is not None
+    inputs = normalise(val.images, finished.manifest.preprocessing)
+    logits = np.concatenate([session.run(None, {"input": part})[0] for part in (inputs[:1], inputs[1:])])
+    accuracy = 100 * float((logits.argmax(1) == val.labels).mean())
+    assert accuracy == pytest.approx(finished.epochs[-1].val_accuracy)
+
+
+def test_nothing_of_this_machine_is_in_the_model(finished: TrainResult) -> None:
+    data = finished.model.read_bytes()
+    for trace in (
+        b".py",
+        b"site-packages",
+        str(Path.home()).encode(),
+        str(finished.folder).encode(),
+        b"stack_trace",
+    ):
+        assert trace not in data
+    model = onnx.load(finished.model)
+    assert any(
+        e.key == "pkg.torch.onnx.name_scopes" for node in model.graph.node for e in node.metadata_props
+    )
+    assert model.producer_name == "lacoot-deploy"
+
+
+def test_exporting_the_checkpoint_gives_the_same_file(finished: TrainResult, tmp_path: Path) -> None:
+    target = tmp_path / "again.onnx"
+    manifest, drift = export_checkpoint(finished.folder, target)
+    assert target.read_bytes() == finished.model.read_bytes()
+    assert manifest == finished.manifest
+    assert drift.relative < 1e-4
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(finished: TrainResult, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        train(SMALL, out, progress=InterruptAt(2))
+    assert not (out / "model.onnx").exists()
+    record = Record()
+    resumed = train(SMALL, out, resume=True, progress=record)
+    assert [report.epoch for report in record.reports] == [2]
+    assert "Resumed after epoch 1 of 2." in record.notes
+    ours, theirs = read_checkpoint(resumed.checkpoint), read_checkpoint(finished.checkpoint)
+    assert all(torch.equal(ours.weights[name], value) for name, value in theirs.weights.items())
+    assert str(ours.optimizer) == str(theirs.optimizer)
+    assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
+
+
+def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResult, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, tmp_path, progress=InterruptAt(1))
+    resumed = train(SMALL, tmp_path, resume=True)
+    assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(finished: TrainResult) -> None:
+    before = sha256_file(finished.checkpoint)
+    with pytest.raises(UsageError, match="holds a run already; give --resume"):
+        train(SMALL, finished.folder)
+    assert sha256_file(finished.checkpoint) == before
+
+
+def test_another_recipe_cannot_go_on_with_a_run(finished: TrainResult) -> None:
+    with pytest.raises(UsageError, match=r"begun with lr = 0\.1, not 0\.05"):
+        train(changed(lr=0.05), finished.folder, resume=True)
+
+
+def test_resuming_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_divergence_is_said(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="diverged in epoch 1"):
+        train(changed(lr=1e9, warmup=0), tmp_path / "run")
+
+
+def test_a_model_without_removable_blocks_cannot_be_penalised(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="penalty=0"):
+        train(changed(without=("layer1.0", "layer1.1", "layer2.1")), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"no block 'layer9'.*layer1\.0"):
+        train(changed(penalty_blocks=("layer9",)), tmp_path / "other")
+
+
+def test_the_penalty_brings_outputs_closer_to_inputs(finished: TrainResult, tmp_path: Path) -> None:
+    plain = train(changed(penalty=0.0), tmp_path / "run")
+    assert plain.epochs[-1].penalty is None
+    for with_penalty, without in zip(finished.manifest.blocks, plain.manifest.blocks, strict=True):
+        assert with_penalty.distances["mswd"].value < without.distances["mswd"].value
