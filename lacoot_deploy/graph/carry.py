@@ -82,7 +82,7 @@ def outer_reads(graph: onnx.GraphProto) -> set[str]:
 def wiring(model: onnx.ModelProto) -> onnx.ModelProto:
     """The bare wiring of a model: keyed nodes, value names, nested graphs; no weights, types or attributes.
 
-    Initializers that are also graph inputs appear as inputs only, the others as empty stand-ins.
+    Initializers appear as inputs: onnx-graphsurgeon would copy those that a nested graph reads into it.
     """
     bare = onnx.ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
@@ -101,14 +101,14 @@ def _copy_wiring(graph: onnx.GraphProto, bare: onnx.GraphProto, keys: Iterator[i
         for label, inner in subgraphs(node):
             attribute = copy.attribute.add(name=label, type=onnx.AttributeProto.GRAPH)
             _copy_wiring(inner, attribute.g, keys)
-    for value in graph.input:
-        bare.input.add(name=value.name)
+    for name in _sources(graph):
+        bare.input.add(name=name)
     for value in graph.output:
         bare.output.add(name=value.name)
-    inputs = {value.name for value in graph.input}
-    for name in initializer_names(graph):
-        if name not in inputs:
-            bare.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=[0])
+
+
+def _sources(graph: onnx.GraphProto) -> list[str]:
+    return list(dict.fromkeys([*(value.name for value in graph.input), *initializer_names(graph)]))
 
 
 def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...]:
@@ -193,17 +193,16 @@ def _carry_node(
 
 
 def _carry_signature(graph: onnx.GraphProto, after: onnx.GraphProto, changes: list[str]) -> None:
-    for kind, ours, theirs in (("inputs", graph.input, after.input), ("outputs", graph.output, after.output)):
-        if [value.name for value in ours] != [value.name for value in theirs]:
-            changes.append(f"{kind} of graph {graph.name!r}")
+    if _sources(graph) != [value.name for value in after.input]:
+        changes.append(f"inputs of graph {graph.name!r}")
+    if [value.name for value in graph.output] != [value.name for value in after.output]:
+        changes.append(f"outputs of graph {graph.name!r}")
 
 
 def _carry_initializers(graph: onnx.GraphProto, after: onnx.GraphProto, changes: list[str]) -> None:
-    known = set(initializer_names(graph))
     for tensor in after.initializer:
-        if tensor.name not in known:
-            changes.append(f"initializer {tensor.name} is new")
-            graph.initializer.append(tensor)
+        changes.append(f"initializer {tensor.name} is new")
+        graph.initializer.append(tensor)
 
 
 def _drop_dead_values(

@@ -23,7 +23,7 @@ from lacoot_deploy.graph.norms import DEFAULT_EPSILON, FUSED_MERGES, NORM_OUTPUT
 from lacoot_deploy.graph.repairs import Chain, add_repair
 
 
-@dataclass
+@dataclass(eq=False)
 class Scope:
     """One graph of the model: the main graph or one inside a node.
 

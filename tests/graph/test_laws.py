@@ -1,0 +1,201 @@
+"""Laws of surgery over random residual graphs: what must hold whatever is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from builders import GraphBuilder, cut_by_hand, make_block, random_feeds, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.cuts import Cut, Repair
+from lacoot_deploy.graph.io import fingerprint
+from lacoot_deploy.graph.surgery import collapse_blocks
+
+WIDTH = 4
+RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One residual unit of a random chain and what hangs on it."""
+
+    op: str
+    relu: bool
+    shared: bool
+    constant: bool
+    projected: bool
+    public: bool
+    nested_reader: bool
+    dead_reader: bool
+
+
+LAYERS = st.lists(
+    st.builds(
+        Layer,
+        op=st.sampled_from(["Tanh", "Sigmoid", "MatMul"]),
+        relu=st.booleans(),
+        shared=st.booleans(),
+        constant=st.booleans(),
+        projected=st.booleans(),
+        public=st.booleans(),
+        nested_reader=st.booleans(),
+        dead_reader=st.booleans(),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def build(layers: list[Layer], *, stem: bool) -> tuple[onnx.ModelProto, list[Block]]:
+    g = GraphBuilder()
+    x, flag = g.input("x", ["N", WIDTH]), g.input("flag", [], TensorProto.BOOL)
+    shared = g.normal(WIDTH, WIDTH, name="shared")
+    value, positive = (g.op("Relu", x, output="stem"), True) if stem else (x, False)
+    outputs, blocks = {}, []
+    for number, layer in enumerate(layers):
+        name = f"layer{number}"
+        weight = shared if layer.shared else g.normal(WIDTH, WIDTH, name=f"{name}.w")
+        if layer.constant:
+            values = onnx.numpy_helper.from_array(np.full((WIDTH, WIDTH), 0.1, np.float32))
+            weight = g.op("Constant", value=values)
+        branch = g.op("MatMul", value, weight)
+        if layer.op != "MatMul":
+            branch = g.op(layer.op, branch)
+        skip = (
+            g.op("MatMul", value, g.normal(WIDTH, WIDTH, name=f"{name}.skip")) if layer.projected else value
+        )
+        merge = g.op("Add", branch, skip, output=f"{name}.sum")
+        y = g.op("Relu", merge, output=f"{name}.y") if layer.relu else merge
+        forms = [Form.SHORTCUT] if layer.projected else list(Form)
+        blocks.append(
+            make_block(
+                name,
+                value,
+                y,
+                skip=skip,
+                branch=branch,
+                merge=merge,
+                trailing=[y] if layer.relu else [],
+                forms=forms,
+                shape=("N", WIDTH),
+                keep_relu=layer.relu and not positive,
+            )
+        )
+        if layer.public:
+            outputs[y] = ["N", WIDTH]
+        if layer.nested_reader:
+            bodies = {}
+            for label, op in (("then_branch", "Exp"), ("else_branch", "Neg")):
+                inner = GraphBuilder()
+                inner.op(op, y, output=f"{name}.{label}")
+                bodies[label] = inner.graph({f"{name}.{label}": ["N", WIDTH]})
+            outputs[g.op("If", flag, **bodies, output=f"{name}.if")] = ["N", WIDTH]
+        if layer.dead_reader:
+            g.op("Neg", y, output=f"{name}.dead")
+        value, positive = y, layer.relu
+    g.op("Identity", value, output="out")
+    outputs["out"] = ["N", WIDTH]
+    return g.model(outputs), blocks
+
+
+def signature(model: onnx.ModelProto) -> tuple[bytes, ...]:
+    return tuple(v.SerializeToString() for v in (*model.graph.input, *model.graph.output))
+
+
+@st.composite
+def cases(draw):
+    """A random model, and a random choice of cuts in random order."""
+    layers = draw(LAYERS)
+    model, blocks = build(layers, stem=draw(st.booleans()))
+    chosen = [block for block in blocks if draw(st.booleans())]
+    cuts = []
+    for block in draw(st.permutations(chosen)):
+        repair = None
+        if draw(st.booleans()):
+            rng = np.random.default_rng(draw(st.integers(0, 5)))
+            shift, scale = rng.normal(size=(2, WIDTH)).astype(np.float32)
+            matrix = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+            repair = draw(st.sampled_from([Repair(1, shift, scale), Repair(1, shift, matrix=matrix)]))
+        cuts.append(Cut(block, draw(st.sampled_from(block.forms)), repair))
+    return model, cuts
+
+
+@given(cases())
+@RELAXED
+def test_every_result_is_valid_and_keeps_the_signature(case):
+    model, cuts = case
+    result = collapse_blocks(model, cuts)
+    onnx.checker.check_model(result, full_check=True)
+    assert signature(result) == signature(model)
+    for flag in (True, False):
+        feeds = random_feeds(result) | {"flag": np.array(flag)}
+        assert len(run(result, feeds)) == len(model.graph.output)
+
+
+@given(cases())
+@RELAXED
+def test_without_repairs_every_output_equals_the_cut_by_hand(case):
+    model, cuts = case
+    cuts = [replace(cut, repair=None) for cut in cuts]
+    result = collapse_blocks(model, cuts)
+    oracle = cut_by_hand(model, [(cut.block, cut.form) for cut in cuts])
+    for flag in (True, False):
+        feeds = random_feeds(model) | {"flag": np.array(flag)}
+        for ours, theirs in zip(run(result, feeds), run(oracle, feeds), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@given(cases())
+@RELAXED
+def test_cutting_nothing_changes_nothing(case):
+    model, _ = case
+    before = model.SerializeToString(deterministic=True)
+    result = collapse_blocks(model, [])
+    assert result == model
+    assert result.SerializeToString(deterministic=True) == before
+    assert fingerprint(result) == fingerprint(model)
+
+
+def reread(block: Block, moved: dict[str, str]) -> Block:
+    """The block as discovery would find it again after its neighbours went."""
+
+    def now(name: str) -> str:
+        while name in moved:
+            name = moved[name]
+        return name
+
+    units = tuple(replace(unit, input=now(unit.input), skip=now(unit.skip)) for unit in block.units)
+    return replace(block, input=now(block.input), units=units)
+
+
+@given(cases())
+@RELAXED
+def test_all_at_once_equals_one_after_the_other(case):
+    """In whatever order; a block whose input went with its neighbour reads what stands in its place."""
+    model, cuts = case
+    stepwise, moved = model, {}
+    for cut in cuts:
+        stepwise = collapse_blocks(stepwise, [replace(cut, block=reread(cut.block, moved))])
+        if not any(cut.block.output in node.output for node in stepwise.graph.node):
+            source = cut.block.input if cut.form is Form.BYPASS else cut.block.units[0].skip
+            moved[cut.block.output] = moved.get(source, source)
+    assert stepwise == collapse_blocks(model, cuts)
+
+
+@given(cases())
+@RELAXED
+def test_what_stays_keeps_its_order_and_its_bytes(case):
+    model, cuts = case
+    result = collapse_blocks(model, cuts)
+    known = {node.name: node for node in model.graph.node}
+    kept = [node.name for node in result.graph.node if node.name in known]
+    assert kept == [node.name for node in model.graph.node if node.name in set(kept)]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    assert all(weights.get(tensor.name, tensor) == tensor for tensor in result.graph.initializer)
+    read, read_before = ({name for node in m.graph.node for name in node.input} for m in (result, model))
+    assert {t.name for t in result.graph.initializer} - read == set(weights) - read_before
