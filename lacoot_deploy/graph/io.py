@@ -18,6 +18,9 @@ from lacoot_deploy.graph.external import external_tensors, move_external_data, v
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest message that protobuf reads or writes."""
 
+OPSETS_SINCE_IR = 3
+"""The IR version from which on a model must name its operator sets."""
+
 
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Read an ONNX file; weights stored outside it are not loaded, but checked to be there.
@@ -31,8 +34,10 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     """
     path = Path(path)
     model = _parse(path)
-    if not model.HasField("graph") or not (model.opset_import or model.functions or model.ir_version):
-        raise InputError(f"{path} is not an ONNX model: it holds no graph.")
+    if not model.HasField("graph") or not model.ir_version:
+        raise InputError(f"{path} is not an ONNX model, or it is cut short: it holds no graph.")
+    if not model.opset_import and model.ir_version >= OPSETS_SINCE_IR:
+        raise InputError(f"{path} names no operator set; it is not an ONNX model, or it is cut short.")
     if not model.graph.node:
         raise InputError(f"{path} holds an empty graph, without any node; there is nothing to work on.")
     validate_external_data(model, path)
@@ -136,6 +141,8 @@ def save_model(model: onnx.ModelProto, target: str | Path, *, source: str | Path
 def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> None:
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the name of the file to write.")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target} is no regular file and will not be replaced; give another output.")
     if not target.parent.is_dir():
         raise InputError(f"{target} cannot be written: there is no folder {target.parent}.")
     external = any(True for _ in external_tensors(model))
