@@ -1,0 +1,6 @@
+"""Paired latency measurement and its statistics."""
+
+from lacoot_deploy.bench.latency import bench
+from lacoot_deploy.bench.result import BenchResult
+
+__all__ = ["BenchResult", "bench"]

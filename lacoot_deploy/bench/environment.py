@@ -1,0 +1,157 @@
+"""What went on in the machine while measuring: load of others, throttling, stolen time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lacoot_deploy.runtime.machine import load_average, stolen_ticks, throttled_periods
+
+BUSY_CPUS = 0.25
+"""Processors kept busy by others from which on a warning is due."""
+
+NOISY_FLOOR = 0.03
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What happened in the machine between two moments.
+
+    Attributes:
+        load_before: One-minute load average before; None where the system has none.
+        load_after: And after.
+        other_cpu: Processors that other processes kept busy on average; None where that is not known.
+        throttled: How often the container's quota stopped a process.
+        stolen_share: Share of all processors' time that the hypervisor gave to others.
+    """
+
+    load_before: float | None
+    load_after: float | None
+    other_cpu: float | None
+    throttled: int | None
+    stolen_share: float | None
+
+
+class Watch:
+    """Looks at the machine when made and again at `stop`."""
+
+    def __init__(self) -> None:
+        self._time = time.monotonic()
+        self._load = _one_minute()
+        self._busy = busy_seconds()
+        self._own = _own_seconds()
+        self._throttled = throttled_periods()
+        self._stolen = stolen_ticks()
+
+    def stop(self) -> Activity:
+        """What happened since."""
+        elapsed = max(time.monotonic() - self._time, 1e-9)
+        busy, throttled, stolen = busy_seconds(), throttled_periods(), stolen_ticks()
+        other = None
+        if busy is not None and self._busy is not None:
+            own = _own_seconds() - self._own
+            other = max(0.0, (busy - self._busy - own) / elapsed)
+        share = None
+        if stolen is not None and self._stolen is not None:
+            share = (stolen - self._stolen) / _ticks() / elapsed / (os.cpu_count() or 1)
+        return Activity(
+            load_before=self._load,
+            load_after=_one_minute(),
+            other_cpu=other,
+            throttled=None if throttled is None or self._throttled is None else throttled - self._throttled,
+            stolen_share=share,
+        )
+
+
+def busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
+    """Processor seconds that all processes have used so far; None where the system does not count them."""
+    try:
+        words = stat.read_text().split("\n", 1)[0].split()
+    except OSError:
+        return None
+    if len(words) < 8 or words[0] != "cpu":
+        return None
+    user, nice, system, _idle, _wait, irq, soft = (int(word) for word in words[1:8])
+    return (user + nice + system + irq + soft) / _ticks()
+
+
+def noise_warnings(
+    activity: Activity,
+    *,
+    cpus: int,
+    quota: float | None,
+    threads: int | None,
+    floor: float | None,
+    unstable: Sequence[str] = (),
+) -> list[str]:
+    """One sentence for each thing that made the measurement less than quiet.
+
+    Args:
+        activity: What happened meanwhile.
+        cpus: Processors that the process may use.
+        quota: Processors' worth of time that the container allows.
+        threads: Threads inside one operator; None for ONNX Runtime's choice.
+        floor: The noise floor as a share.
+        unstable: Models whose warm-up did not settle.
+    """
+    warnings = []
+    if activity.other_cpu is not None and activity.other_cpu > BUSY_CPUS:
+        warnings.append(f"Other processes kept {activity.other_cpu:.1f} of {cpus} processors busy meanwhile.")
+    elif activity.other_cpu is None and activity.load_before is not None and activity.load_before > cpus / 2:
+        warnings.append(
+            f"The machine was loaded already: load average {activity.load_before:.1f} on {cpus} processors."
+        )
+    if activity.throttled:
+        warnings.append(
+            f"The container's processor quota stopped the measurement {activity.throttled} times."
+        )
+    if activity.stolen_share is not None and activity.stolen_share > 0.01:
+        warnings.append(
+            f"The hypervisor gave {activity.stolen_share:.0%} of the processor time to other machines."
+        )
+    wanted = threads if threads is not None else cpus
+    if quota is not None and quota < wanted:
+        warnings.append(
+            f"{wanted} threads share a quota of {quota:g} processors; use --threads {max(1, int(quota))}."
+        )
+    if threads is not None and threads > cpus:
+        warnings.append(f"{threads} threads share {cpus} processors.")
+    if floor is not None and floor > NOISY_FLOOR:
+        warnings.append(
+            f"A against itself could show a difference of {floor:.1%}: too noisy for small differences; "
+            f"measure longer (--min-time) or on a quieter machine."
+        )
+    warnings += [f"The warm-up of {name} did not settle." for name in unstable]
+    return warnings
+
+
+def gpu_name() -> str | None:
+    """Name and driver of the first NVIDIA GPU as nvidia-smi tells them; None without it."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = answer.stdout.strip().splitlines()
+    return lines[0] if lines else None
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _one_minute() -> float | None:
+    load = load_average()
+    return None if load is None else load[0]
+
+
+def _ticks() -> float:
+    return float(os.sysconf("SC_CLK_TCK")) if hasattr(os, "sysconf") else 100.0

@@ -1,0 +1,181 @@
+"""Timing in interleaved pairs: rounds of fresh sessions, warmed until stable, visited in palindromic order.
+
+Each cycle visits every contestant twice, in a random order and then back (A B B A), so that a machine that slows down
+or speeds up steadily treats them alike. A visit first runs once untimed, to have the caches to itself again, and then a
+few times timed; its median counts. One cycle gives one log-ratio per pair of contestants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+VISIT_SECONDS = 0.005
+"""What a visit aims to take; short models are run several times in it."""
+
+MAX_VISIT_RUNS = 20
+UNTIMED_BELOW_SECONDS = 0.02
+"""Models slower than this read more than any cache holds: the untimed run of a visit would gain them nothing."""
+
+WARM_SECONDS = 0.05
+WARM_RUNS = 3
+WARM_LIMIT_SECONDS = 1.0
+STABLE = 0.05
+"""Warm when the last runs are within this share of the ones before."""
+
+
+class Runner(Protocol):
+    """A model ready to run on fixed feeds."""
+
+    def run(self) -> None:
+        """Run once; returns when the result is there."""
+
+    def close(self) -> None:
+        """Free the session."""
+
+
+@dataclass
+class ContestantRound:
+    """What one contestant showed in one round; times in seconds.
+
+    Attributes:
+        creation: Loading, optimising and placing the session.
+        first: The first run.
+        warm_runs: Number of warm-up runs after the first.
+        stable: Whether the warm-up settled.
+        samples: Every timed run, in order.
+        visits: The median of each visit, two per cycle.
+    """
+
+    creation: float = 0.0
+    first: float = 0.0
+    warm_runs: int = 0
+    stable: bool = True
+    samples: list[float] = field(default_factory=list)
+    visits: list[float] = field(default_factory=list)
+
+    def cycles(self) -> NDArray[np.float64]:
+        """Log of the latency in each cycle: the mean of the logs of its two visits."""
+        return np.asarray(np.log(np.asarray(self.visits).reshape(-1, 2)).mean(axis=1), dtype=np.float64)
+
+
+Round = dict[str, ContestantRound]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure.
+
+    Attributes:
+        rounds: Rounds of fresh sessions.
+        seconds: Time to spend on timed runs, all rounds together.
+        least_cycles: Cycles in each round at least, however long they take.
+        seed: Seed of the orders.
+    """
+
+    rounds: int = 10
+    seconds: float = 8.0
+    least_cycles: int = 2
+    seed: int = 0
+
+
+def measure_rounds(
+    contestants: Sequence[str],
+    open_runner: Callable[[str], Runner],
+    plan: Plan,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Round]:
+    """Time all contestants against each other.
+
+    Args:
+        contestants: Their names.
+        open_runner: Makes a fresh runner of a contestant; its time counts as session creation.
+        plan: How long to measure.
+        clock: Seconds since some start.
+        progress: Called with rounds done and rounds in all.
+    """
+    rng = np.random.default_rng(plan.seed)
+    rounds = []
+    for number in range(plan.rounds):
+        rounds.append(_round(contestants, open_runner, plan, rng, clock))
+        if progress is not None:
+            progress(number + 1, plan.rounds)
+    return rounds
+
+
+def _round(
+    contestants: Sequence[str],
+    open_runner: Callable[[str], Runner],
+    plan: Plan,
+    rng: np.random.Generator,
+    clock: Callable[[], float],
+) -> Round:
+    found: Round = {}
+    runners: dict[str, Runner] = {}
+    typical: dict[str, float] = {}
+    try:
+        for index in rng.permutation(len(contestants)):
+            name = contestants[index]
+            record = found[name] = ContestantRound()
+            start = clock()
+            runners[name] = open_runner(name)
+            record.creation = clock() - start
+            record.first = _timed(runners[name], clock)
+            typical[name] = _warm_up(runners[name], record, clock)
+        end = clock() + plan.seconds / plan.rounds
+        cycles = 0
+        while cycles < plan.least_cycles or clock() < end:
+            order = [contestants[i] for i in rng.permutation(len(contestants))]
+            for name in (*order, *reversed(order)):
+                _visit(runners[name], found[name], typical[name], clock)
+            cycles += 1
+    finally:
+        for runner in runners.values():
+            runner.close()
+    return {name: found[name] for name in contestants}
+
+
+def _timed(runner: Runner, clock: Callable[[], float]) -> float:
+    start = clock()
+    runner.run()
+    return clock() - start
+
+
+def _warm_up(runner: Runner, record: ContestantRound, clock: Callable[[], float]) -> float:
+    """Run until time, count and stability are reached, or the limit is; gives the typical latency."""
+    times: list[float] = []
+    start = clock()
+    while True:
+        times.append(_timed(runner, clock))
+        elapsed = clock() - start
+        enough = len(times) >= WARM_RUNS and elapsed >= WARM_SECONDS
+        if enough and _settled(times):
+            break
+        if elapsed >= WARM_LIMIT_SECONDS and len(times) >= 2:
+            record.stable = _settled(times)
+            break
+    record.warm_runs = len(times)
+    return float(np.median(times[len(times) // 2 :]))
+
+
+def _settled(times: Sequence[float]) -> bool:
+    """Whether the second half of the runs is not faster than the first by more than the tolerance."""
+    half = len(times) // 2
+    before, after = float(np.median(times[:half])), float(np.median(times[half:]))
+    return after >= before * (1 - STABLE)
+
+
+def _visit(runner: Runner, record: ContestantRound, typical: float, clock: Callable[[], float]) -> None:
+    if typical < UNTIMED_BELOW_SECONDS:
+        runner.run()
+    runs = int(min(MAX_VISIT_RUNS, max(1, round(VISIT_SECONDS / max(typical, 1e-9)))))
+    times = [_timed(runner, clock) for _ in range(runs)]
+    record.samples.extend(times)
+    record.visits.append(max(float(np.median(times)), 1e-9))

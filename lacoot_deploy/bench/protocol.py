@@ -1,0 +1,127 @@
+"""What the measuring process is asked and what it answers, as JSON files in a temporary folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class ModelFile(BaseModel):
+    """A model on disk.
+
+    Attributes:
+        path: The file to load.
+        source: Folder of its external data where that is not the file's.
+        label: What messages call it.
+    """
+
+    path: Path
+    source: Path | None = None
+    label: str
+
+
+class RunOptions(BaseModel):
+    """How to run a model.
+
+    Attributes:
+        provider: As for `runtime.sessions.open_session`.
+        provider_options: Options for the provider.
+        threads: Threads inside one operator; None for ONNX Runtime's choice.
+        optimization: Graph optimisation level.
+        use_tf32: Whether CUDA may round float32 to TF32; None for ONNX Runtime's default.
+        allow_cpu_nodes: Whether nodes beyond shape arithmetic may run on the CPU on another provider.
+        io_binding: Keep inputs and outputs on the device; None for: on CUDA yes, else no.
+        cuda_graph: Replay runs as a CUDA graph.
+    """
+
+    provider: str = "auto"
+    provider_options: dict[str, str] = Field(default_factory=dict)
+    threads: int | None = None
+    optimization: str = "all"
+    use_tf32: bool | None = None
+    allow_cpu_nodes: bool = False
+    io_binding: bool | None = None
+    cuda_graph: bool = False
+
+
+class FeedOptions(BaseModel):
+    """What to run on: arrays from a file, or generated ones.
+
+    Attributes:
+        file: An npz file with one array per input; None to generate.
+        batch: Size of free first axes.
+        dims: Sizes of free dimensions by name.
+        seed: Seed of generated values.
+    """
+
+    file: Path | None = None
+    batch: int | None = None
+    dims: dict[str, int] = Field(default_factory=dict)
+    seed: int = 0
+
+
+class Request(BaseModel):
+    """What the measuring process is asked.
+
+    Attributes:
+        kind: `latency`: time all models against each other; `memory`: load and run the first one.
+        models: By contestant name; two contestants may share a file.
+        rounds: Rounds of fresh sessions; None to choose by how slow the models are.
+        seconds: Time for timed runs.
+        seed: Seed of the orders.
+    """
+
+    kind: Literal["latency", "memory"]
+    models: dict[str, ModelFile]
+    options: RunOptions
+    feeds: FeedOptions
+    rounds: int | None = None
+    seconds: float = 8.0
+    seed: int = 0
+
+
+class ContestantReport(BaseModel):
+    """One contestant: where it ran, and its times in seconds by round."""
+
+    provider: str
+    placement: dict[str, int]
+    cpu_nodes: list[str]
+    creation: list[float] = Field(default_factory=list)
+    first: list[float] = Field(default_factory=list)
+    stable: bool = True
+    samples: list[list[float]] = Field(default_factory=list)
+    cycles: list[list[float]] = Field(default_factory=list)
+
+
+class Response(BaseModel):
+    """What the measuring process answers.
+
+    Attributes:
+        error: Name of the error class and its message, where it failed.
+        contestants: By name.
+        shapes: Shape of each input.
+        batch: Size of the first axis.
+        provider: Short name of the provider used.
+        io_binding: Whether inputs and outputs stayed on the device.
+        thread_pool: `shared` or `own`.
+        onnxruntime: Its version.
+        load_before, load_after, other_cpu, throttled, stolen_share: As in `environment.Activity`.
+        peak_bytes: What loading and running added to the peak resident memory.
+    """
+
+    error: tuple[str, str] | None = None
+    contestants: dict[str, ContestantReport] = Field(default_factory=dict)
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
+    batch: int = 1
+    provider: str = ""
+    io_binding: bool = False
+    thread_pool: str = "own"
+    onnxruntime: str = ""
+    load_before: float | None = None
+    load_after: float | None = None
+    other_cpu: float | None = None
+    throttled: int | None = None
+    stolen_share: float | None = None
+    peak_bytes: int | None = None

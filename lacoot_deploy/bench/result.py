@@ -1,0 +1,207 @@
+"""What `bench` says: latencies, speed-up with its interval, verdict, environment, raw samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from lacoot_deploy.errors import GateError
+
+
+class ModelLatency(BaseModel):
+    """One model's figures; times in milliseconds.
+
+    Attributes:
+        path: The file, or what the model is called.
+        sha256: Hash of the file (without external data); None for a model that was no file.
+        file_bytes: Bytes on disk, external data included.
+        provider: Short name of the provider that ran it.
+        placement: Number of nodes by provider.
+        cpu_nodes: Nodes that ran on the CPU although another provider was asked for, shape arithmetic left out.
+        samples: Number of timed runs.
+        p50_ms: Median latency of one run.
+        p90_ms: 90th percentile.
+        p99_ms: 99th percentile; None below 1,000 samples.
+        iqr_ms: Distance of the quartiles.
+        min_ms: Fastest run.
+        per_second: Samples per second at the median latency (batch over latency).
+        creation_ms: Creating the session, median over rounds.
+        first_run_ms: The first run, median over rounds.
+        peak_memory_bytes: What loading and running the model adds to a process's peak resident memory (host memory
+            only); None where it was not measured.
+    """
+
+    path: str
+    sha256: str | None
+    file_bytes: int
+    provider: str
+    placement: dict[str, int]
+    cpu_nodes: list[str] = Field(default_factory=list)
+    samples: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    iqr_ms: float
+    min_ms: float
+    per_second: float
+    creation_ms: float
+    first_run_ms: float
+    peak_memory_bytes: int | None = None
+
+
+class Environment(BaseModel):
+    """Where and how it was measured.
+
+    Attributes:
+        cpu: Name of the processor.
+        cpus: Logical processors of the machine.
+        affinity: Those that the process may use.
+        quota: Processors' worth of time that the container allows; None for no limit.
+        gpu: Name of the GPU where one was used.
+        system: Operating system and architecture.
+        load_before: One-minute load average before.
+        load_after: And after.
+        other_cpu: Processors that other processes kept busy meanwhile; None where that is not known.
+        throttled: How often the container's quota stopped a process meanwhile.
+        stolen_share: Share of time that the hypervisor gave to others.
+        onnxruntime: Its version.
+        python: Python's version.
+        provider: Short name of the provider asked for.
+        provider_options: Options given to it.
+        threads: Threads inside one operator; None for ONNX Runtime's choice.
+        thread_pool: `shared` by all sessions, so that the idle threads of one do not disturb the other, or `own`.
+        optimization: Graph optimisation level.
+        tf32: Whether CUDA rounded float32 to TF32; None off CUDA.
+        io_binding: Whether inputs and outputs stayed on the device.
+        cuda_graph: Whether runs were replayed as a CUDA graph.
+        batch: Samples in one run.
+        shapes: Shape of each input.
+        inputs: Where the inputs came from.
+        rounds: Rounds of fresh sessions.
+        seed: Seed of orders and generated inputs.
+        seconds: What the whole measurement took.
+    """
+
+    cpu: str
+    cpus: int
+    affinity: int
+    quota: float | None
+    gpu: str | None = None
+    system: str
+    load_before: float | None
+    load_after: float | None
+    other_cpu: float | None
+    throttled: int | None
+    stolen_share: float | None
+    onnxruntime: str
+    python: str
+    provider: str
+    provider_options: dict[str, str] = Field(default_factory=dict)
+    threads: int | None
+    thread_pool: str
+    optimization: str
+    tf32: bool | None
+    io_binding: bool
+    cuda_graph: bool
+    batch: int
+    shapes: dict[str, list[int]]
+    inputs: str
+    rounds: int
+    seed: int
+    seconds: float
+
+
+class RawSamples(BaseModel):
+    """Raw samples by round, in milliseconds.
+
+    Attributes:
+        a: Every timed run of A.
+        a_again: Every timed run of a second session of A in the same round.
+        b: Every timed run of B.
+        log_ratios: Per cycle, log(latency of A / latency of B).
+        self_log_ratios: Per cycle, log(latency of A / latency of A's second session).
+    """
+
+    a: list[list[float]]
+    a_again: list[list[float]] | None = None
+    b: list[list[float]] | None = None
+    log_ratios: list[list[float]] | None = None
+    self_log_ratios: list[list[float]] | None = None
+
+
+class Variant(BaseModel):
+    """The same measured another way, such as with copies to and from the device.
+
+    Attributes:
+        a_ms: Median latency of A; None where it does not run that way.
+        b_ms: And of B.
+        speedup: A over B.
+        ci95: Its interval.
+        reason: Why it was not measured.
+    """
+
+    a_ms: float | None = None
+    b_ms: float | None = None
+    speedup: float | None = None
+    ci95: tuple[float, float] | None = None
+    reason: str | None = None
+
+
+class BenchResult(BaseModel):
+    """What `bench` says.
+
+    Attributes:
+        a: Figures of A.
+        b: Figures of B; None with one model, as all that follows from the pair.
+        speedup: Latency of A over latency of B: above 1, B is faster.
+        ci95: Its 95 % interval.
+        noise_floor: The difference, as a share, that A against itself could show in this very run.
+        verdict: `faster`, `slower` or `no detectable difference`, said of B.
+        smallest_detectable: The smallest difference, as a share, that this run could have told from none.
+        pairs: Number of paired log-ratios.
+        variants: Other ways to run, by name (`host_copies`, `cuda_graph`).
+        warnings: What made the machine or the measurement less than quiet, one sentence each.
+        environment: Where and how it was measured.
+        samples: Raw samples.
+    """
+
+    schema_version: int = 1
+    a: ModelLatency
+    b: ModelLatency | None = None
+    speedup: float | None = None
+    ci95: tuple[float, float] | None = None
+    noise_floor: float | None = None
+    verdict: str | None = None
+    smallest_detectable: float | None = None
+    pairs: int = 0
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    environment: Environment
+    samples: RawSamples
+
+    def require(self, *, speedup: float | None = None, fail_if_slower: float | None = None) -> None:
+        """Stand by performance gates.
+
+        Args:
+            speedup: The interval's lower end must reach this.
+            fail_if_slower: Percent; B may not be shown to be slower by more: the interval's upper end must reach
+                1 / (1 + PCT / 100).
+
+        Raises:
+            GateError: A gate is not met, or there is only one model.
+        """
+        if speedup is None and fail_if_slower is None:
+            return
+        if self.speedup is None or self.ci95 is None:
+            raise GateError("A performance gate needs two models to compare.")
+        low, high = self.ci95
+        said = f"the speed-up is {self.speedup:.3f} (95 % interval {low:.3f} to {high:.3f})"
+        if speedup is not None and low < speedup:
+            raise GateError(f"A speed-up of at least {speedup:g} is required, but {said}.")
+        if fail_if_slower is not None and high < 1 / (1 + fail_if_slower / 100):
+            raise GateError(f"B may be slower by {fail_if_slower:g} % at most, but {said}.")
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of `bench --json`."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tiny_models import chain, classifier, make_model, text_encoder
+
+from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.environment import Activity, noise_warnings
+from lacoot_deploy.bench.files import file_hash, total_bytes
+from lacoot_deploy.errors import GateError, InputError, ProviderError, UsageError
+from lacoot_deploy.runtime.libraries import driver_problem
+
+QUICK = {"min_time": 0.3, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def far_apart():
+    """A is eight times B: any honest measurement sees that, on any machine."""
+    return bench(chain(16, channels=16, side=16), chain(2, channels=16, side=16), **QUICK)
+
+
+def test_a_large_difference_is_seen(far_apart):
+    assert far_apart.verdict == "faster"
+    assert far_apart.ci95[0] > 1.5
+    assert far_apart.ci95[0] <= far_apart.speedup <= far_apart.ci95[1]
+    assert far_apart.a.p50_ms > far_apart.b.p50_ms
+
+
+def test_the_json_document_has_the_agreed_keys_and_raw_samples(far_apart):
+    document = json.loads(json.dumps(far_apart.document()))
+    agreed = {
+        "schema_version",
+        "a",
+        "b",
+        "speedup",
+        "ci95",
+        "noise_floor",
+        "verdict",
+        "pairs",
+        "environment",
+        "samples",
+    }
+    assert agreed <= document.keys()
+    assert len(document["samples"]["a"]) == len(document["samples"]["b"]) == 2
+    assert sum(map(len, document["samples"]["log_ratios"])) == document["pairs"]
+    assert sum(map(len, document["samples"]["a"])) == document["a"]["samples"]
+    assert document["environment"]["provider"] == "cpu"
+    assert document["environment"]["tf32"] is None
+    assert document["a"]["placement"] == {"cpu": 48}
+    pooled = np.concatenate([np.array(r) for r in document["samples"]["log_ratios"]])
+    assert document["speedup"] == pytest.approx(float(np.exp(np.median(pooled))), rel=1e-4)
+
+
+def test_gates(far_apart):
+    far_apart.require(speedup=1.1, fail_if_slower=5)
+    with pytest.raises(GateError, match="at least 1000 is required") as caught:
+        far_apart.require(speedup=1000)
+    assert caught.value.exit_code == 6
+
+
+def test_a_slower_b_fails_the_gate_on_slowness():
+    result = bench(chain(2, channels=16, side=16), chain(16, channels=16, side=16), **QUICK)
+    assert result.verdict == "slower"
+    with pytest.raises(GateError, match="slower by 10 % at most"):
+        result.require(fail_if_slower=10)
+
+
+def test_one_model_has_a_latency_and_no_gate(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(text_encoder(), path)
+    result = bench(path, batch=3, dims={"sequence": 7}, **(QUICK | {"memory": True}))
+    assert result.b is None
+    assert result.speedup is None
+    assert result.environment.shapes == {"input_ids": [3, 7], "attention_mask": [3, 7]}
+    assert result.environment.batch == 3
+    assert result.a.per_second == pytest.approx(3 / (result.a.p50_ms / 1e3))
+    assert result.a.file_bytes == path.stat().st_size
+    assert result.a.sha256 == file_hash(path)
+    if os.path.exists("/proc/self/status"):
+        assert 0 < result.a.peak_memory_bytes < 2**30
+    with pytest.raises(GateError, match="two models"):
+        result.require(speedup=1)
+
+
+def test_given_feeds_are_used_and_checked():
+    x = np.zeros((5, 6), np.float32)
+    result = bench(classifier(), classifier(), feeds={"x": x}, **QUICK)
+    assert result.environment.shapes == {"x": [5, 6]}
+    assert result.environment.inputs == "given"
+    with pytest.raises(InputError, match=r"'x' .* expects shape \[n, 6\], got \[5, 7\]"):
+        bench(classifier(), feeds={"x": np.zeros((5, 7), np.float32)}, **QUICK)
+
+
+def test_models_that_take_other_inputs_are_refused():
+    with pytest.raises(InputError, match="input"):
+        bench(classifier(), text_encoder(), **QUICK)
+
+
+def test_io_binding_runs_on_the_cpu_too():
+    result = bench(chain(2), chain(2), io_binding=True, **QUICK)
+    assert result.environment.io_binding
+    assert result.a.p50_ms > 0
+
+
+@pytest.mark.skipif(driver_problem() is None, reason="this machine has an NVIDIA driver")
+def test_a_provider_that_does_not_work_ends_with_exit_code_7():
+    with pytest.raises(ProviderError, match="mend") as caught:
+        bench(classifier(), **(QUICK | {"provider": "cuda"}))
+    assert caught.value.exit_code == 7
+
+
+def test_a_custom_operator_a_missing_file_and_too_large_an_input_are_input_errors(tmp_path):
+    shape = (TensorProto.FLOAT, ["n", 3])
+    custom = make_model(
+        [helper.make_node("Sparkle", ["x"], ["y"], domain="my.ops")],
+        {"x": shape},
+        {"y": shape},
+        domains={"my.ops": 1},
+    )
+    with pytest.raises(InputError, match=r"my\.ops:Sparkle"):
+        bench(custom, **QUICK)
+    with pytest.raises(InputError, match="does not exist"):
+        bench(tmp_path / "none.onnx", **QUICK)
+    with pytest.raises(InputError, match="memory"):
+        bench(classifier(), batch=10**13, **QUICK)
+    square = make_model(
+        [helper.make_node("MatMul", ["x", "t"], ["y"]), helper.make_node("Transpose", ["x"], ["t"])][::-1],
+        {"x": (TensorProto.FLOAT, ["n", 1])},
+        {"y": (TensorProto.FLOAT, ["n", "n"])},
+    )
+    with pytest.raises(InputError, match="memory"):
+        bench(square, batch=10**7, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "option", [{"rounds": 0}, {"min_time": 0}, {"threads": 0}, {"batch": 0}, {"dims": {"q": 2}}]
+)
+def test_options_out_of_range_are_usage_errors(option):
+    with pytest.raises(UsageError):
+        bench(classifier(), **(QUICK | option))
+
+
+def test_external_data_counts_as_bytes_on_disk(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(classifier(), path, save_as_external_data=True, location="w.data", size_threshold=0)
+    assert total_bytes(path) == path.stat().st_size + (tmp_path / "w.data").stat().st_size
+    assert bench(path, **QUICK).a.file_bytes == total_bytes(path)
+
+
+def test_what_disturbs_a_measurement_is_said():
+    quiet = Activity(load_before=0.1, load_after=0.2, other_cpu=0.02, throttled=0, stolen_share=0.0)
+    assert noise_warnings(quiet, cpus=4, quota=None, threads=None, floor=0.005) == []
+    noisy = Activity(load_before=3.0, load_after=3.0, other_cpu=1.2, throttled=7, stolen_share=0.08)
+    text = " ".join(noise_warnings(noisy, cpus=2, quota=1.0, threads=4, floor=0.08, unstable=["a.onnx"]))
+    for words in (
+        "1.2 of 2",
+        "7 times",
+        "8%",
+        "quota of 1",
+        "4 threads share 2",
+        "8.0%",
+        "a.onnx did not settle",
+    ):
+        assert words in text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(driver_problem() is not None, reason="no NVIDIA driver on this machine")
+def test_cuda_is_timed_on_the_device_with_host_copies_and_as_a_graph_beside_it():
+    options = QUICK | {"provider": "cuda"}
+    result = bench(
+        chain(8, channels=32, side=32), chain(4, channels=32, side=32), batch=8, use_tf32=False, **options
+    )
+    assert result.environment.io_binding
+    assert result.environment.tf32 is False
+    assert result.environment.gpu
+    assert result.a.placement == {"cuda": 24}
+    assert set(result.variants) == {"host_copies", "cuda_graph"}
+    assert all(variant.reason is None for variant in result.variants.values())

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lacoot_deploy.bench.harness import Plan, measure_rounds
+from lacoot_deploy.bench.statistics import ratio_interval
+
+
+class Machine:
+    """A clock that only models and sessions move, at a speed that may drift."""
+
+    def __init__(self, drift: float = 0.0, noise: float = 0.0) -> None:
+        self.now = 0.0
+        self.drift = drift
+        self.rng = np.random.default_rng(0)
+        self.noise = noise
+        self.log: list[str] = []
+        self.open = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        slow = 1 + self.drift * self.now
+        self.now += seconds * slow * (1 + self.noise * self.rng.exponential())
+
+
+class Model:
+    def __init__(self, machine: Machine, name: str, seconds: float, cold: float = 0.0) -> None:
+        self.machine, self.name, self.seconds = machine, name, seconds
+        self.cold = cold
+        machine.open += 1
+        machine.spend(0.1)
+
+    def run(self) -> None:
+        self.machine.log.append(self.name)
+        self.machine.spend(self.seconds + self.cold)
+        self.cold *= 0.5 if self.cold > 1e-9 else 0.0
+
+    def close(self) -> None:
+        self.machine.open -= 1
+
+
+def speedup(machine: Machine, latencies: dict[str, float], plan: Plan, cold: float = 0.0) -> float:
+    rounds = measure_rounds(
+        list(latencies), lambda name: Model(machine, name, latencies[name], cold), plan, clock=machine.clock
+    )
+    return ratio_interval([r["a"].cycles() - r["b"].cycles() for r in rounds]).value
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.003, 0.04])
+def test_the_true_ratio_is_found_on_a_quiet_machine(seconds):
+    machine = Machine()
+    latencies = {"a": 1.5 * seconds, "a_again": 1.5 * seconds, "b": seconds}
+    assert speedup(machine, latencies, Plan(rounds=3, seconds=1.0)) == pytest.approx(1.5, rel=1e-9)
+    assert machine.open == 0
+
+
+def test_a_machine_that_slows_down_steadily_does_not_favour_anyone():
+    """One after the other, A would look 1.5 times faster here than it is."""
+    machine = Machine(drift=0.2)
+    assert speedup(machine, {"a": 0.01, "b": 0.01}, Plan(rounds=4, seconds=4.0)) == pytest.approx(
+        1.0, abs=1e-3
+    )
+
+
+def test_noise_averages_out():
+    machine = Machine(noise=0.3)
+    ratio = speedup(machine, {"a": 0.02, "b": 0.01}, Plan(rounds=5, seconds=30.0))
+    assert ratio == pytest.approx(2.0, rel=0.02)
+
+
+def test_cold_runs_are_warm_up_and_not_samples():
+    machine = Machine()
+    rounds = measure_rounds(
+        ["a"],
+        lambda name: Model(machine, name, 0.01, cold=1.0),
+        Plan(rounds=2, seconds=0.5),
+        clock=machine.clock,
+    )
+    for found in rounds:
+        record = found["a"]
+        assert record.creation == pytest.approx(0.1)
+        assert record.first == pytest.approx(1.01)
+        assert record.warm_runs >= 3
+        assert max(record.samples) < 0.05
+
+
+def test_every_cycle_is_a_palindrome_and_the_orders_vary():
+    machine = Machine()
+    plan = Plan(rounds=1, seconds=3.0)
+    # Slow enough for one run a visit and no untimed run before it.
+    latencies = {"a": 0.05, "a_again": 0.05, "b": 0.05}
+    rounds = measure_rounds(
+        list(latencies), lambda name: Model(machine, name, latencies[name]), plan, clock=machine.clock
+    )
+    cycles = len(rounds[0]["a"].cycles())
+    visits = machine.log[-6 * cycles :]
+    orders = [tuple(visits[i : i + 6]) for i in range(0, len(visits), 6)]
+    assert all(order == order[::-1] and len(set(order)) == 3 for order in orders)
+    assert len(set(orders)) > 1
+
+
+def test_slow_models_still_get_their_cycles_and_short_ones_several_runs_a_visit():
+    machine = Machine()
+    plan = Plan(rounds=2, seconds=0.1, least_cycles=3)
+    slow = measure_rounds(["a"], lambda name: Model(machine, name, 2.0), plan, clock=machine.clock)
+    assert [len(r["a"].cycles()) for r in slow] == [3, 3]
+    short = measure_rounds(["a"], lambda name: Model(machine, name, 0.001), plan, clock=machine.clock)
+    assert len(short[0]["a"].samples) == 5 * len(short[0]["a"].visits)
+
+
+def test_sessions_are_closed_when_a_run_fails():
+    machine = Machine()
+
+    class Broken(Model):
+        def run(self) -> None:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        measure_rounds(["a", "b"], lambda name: Broken(machine, name, 1.0), Plan(), clock=machine.clock)
+    assert machine.open == 0
+
+
+def test_the_same_seed_gives_the_same_orders():
+    logs = []
+    for _ in range(2):
+        machine = Machine()
+        measure_rounds(
+            ["a", "b"],
+            lambda name, m=machine: Model(m, name, 0.01),
+            Plan(rounds=2, seconds=1),
+            clock=machine.clock,
+        )
+        logs.append(machine.log)
+    assert logs[0] == logs[1]
+    assert math.isclose(len(logs[0]), len(logs[1]))
