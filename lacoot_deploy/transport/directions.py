@@ -25,7 +25,8 @@ from torch import Tensor
 
 from lacoot_deploy.errors import UsageError
 
-FOLD_WIDTH = 2048
+FOLD_WIDTH = 1024
+FOLD_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ def random_directions(
 
 def _fold(rows: Tensor, signs: Tensor, width: int) -> Tensor:
     """Sum signed features that lie `width` apart: [N, D] to [N, width], reading the samples once."""
-    features = rows.shape[1]
-    folded = rows[:, :width] * signs[:width]
-    for start in range(width, features, width):
-        stop = min(start + width, features)
+    features, wide = rows.shape[1], FOLD_BLOCKS * width
+    if features <= wide:
+        wide = width
+    folded = rows[:, :wide] * signs[:wide]
+    for start in range(wide, features, wide):
+        stop = min(start + wide, features)
         # In place and slice by slice: the accumulator stays in the cache, no copy of the samples is made.
         folded[:, : stop - start].addcmul_(rows[:, start:stop], signs[start:stop])
-    return folded
+    return folded.view(folded.shape[0], -1, width).sum(1)

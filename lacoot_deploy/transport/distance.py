@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lacoot_deploy.errors import UsageError
+from lacoot_deploy.transport import buffers
 from lacoot_deploy.transport.ascent import ascend
 from lacoot_deploy.transport.directions import Directions, random_directions
 from lacoot_deploy.transport.layout import accumulation_dtype, as_rows, check_pair
@@ -81,42 +82,37 @@ def max_sliced_wasserstein(
             )
         projected_x, projected_y = directions.project(rows_x.detach()), directions.project(rows_y.detach())
         matching, index = best_matching(projected_x, projected_y, p)
+        theta = directions.select(index)
         if estimator == "ascent":
-            matching, theta = ascend(
-                rows_x.detach(), rows_y.detach(), projected_x, projected_y, p=p, steps=steps
-            ).at_least(matching, directions.select(index))
-            directions, index = Directions(theta[:, None]), index.new_zeros(())
-    value: Tensor = _AlongDirection.apply(rows_x, rows_y, matching, directions, index)  # type: ignore[no-untyped-call]
+            found = ascend(rows_x.detach(), rows_y.detach(), projected_x, projected_y, p=p, steps=steps)
+            matching, theta = found.at_least(matching, theta)
+    value: Tensor = _AlongDirection.apply(rows_x, rows_y, matching, theta)  # type: ignore[no-untyped-call]
     return value
 
 
 class _AlongDirection(torch.autograd.Function):
     """The distance along a direction that was found already; its gradient is an outer product.
 
-    With d_i the difference of the i-th order statistics, W = (mean |d_i|^p)^(1/p) has the derivative
-    sign(d_i) (|d_i| / W)^(p-1) / n by the i-th smallest projection of x, and theta times that by the sample.
+    Sample i of x moves the distance by pull_x[i] * theta: what autograd keeps is one vector of the size of a sample.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, matching: Matching, directions: Directions, index: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(matching.pull_x, matching.pull_y, directions.bank, directions.signs, index)
+    def forward(ctx: Any, x: Tensor, y: Tensor, matching: Matching, theta: Tensor) -> Tensor:
+        ctx.save_for_backward(matching.pull_x, matching.pull_y, theta)
         ctx.dtypes = x.dtype, y.dtype
         return matching.value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull_x, pull_y, bank, signs, index = ctx.saved_tensors
-        theta = Directions(bank, signs).select(index)
-        grads = [
-            _outer(pull * grad, theta, dtype) if needed else None
-            for pull, dtype, needed in zip((pull_x, pull_y), ctx.dtypes, ctx.needs_input_grad, strict=False)
-        ]
-        return (*grads, None, None, None)
+        pull_x, pull_y, theta = ctx.saved_tensors
+        need_x, need_y = ctx.needs_input_grad[:2]
+        grad_x = _outer(pull_x * grad, theta, ctx.dtypes[0]) if need_x else None
+        grad_y = _outer(pull_y * grad, theta, ctx.dtypes[1]) if need_y else None
+        return grad_x, grad_y, None, None
 
 
 def _outer(pull: Tensor, theta: Tensor, dtype: torch.dtype) -> Tensor:
-    out = torch.empty((pull.shape[0], theta.shape[0]), dtype=dtype, device=theta.device)
+    """The outer product [N, D], computed in the type of theta and rounded once."""
+    out = buffers.empty((pull.shape[0], theta.shape[0]), dtype, theta.device)
     return torch.mul(pull[:, None], theta, out=out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,4 +58,5 @@ def floor(
                     a, b, p=p, estimator=estimator, projections=projections, generator=generator
                 )
             )
-    return float(torch.stack(values).median()) * (half / n) ** 0.5
+    median = float(torch.stack(values).median())
+    return median * math.sqrt(half / n)

@@ -31,13 +31,21 @@ def best_matching(projected_x: Tensor, projected_y: Tensor, p: float) -> tuple[M
         projected_y: [K, N].
         p: Order of the distance, at least 1.
     """
-    ordered, order = torch.stack((projected_x, projected_y)).sort(dim=-1)
-    costs = power_mean(ordered[0] - ordered[1], p)
+    # Two sorts, not one of a stack: torch sorts a flat batch several times faster.
+    sorted_x, order_x = projected_x.sort(dim=-1)
+    sorted_y, order_y = projected_y.sort(dim=-1)
+    differences = sorted_x - sorted_y
+    costs = power_mean(differences, p)
     index = costs.argmax()
-    chosen, ranks = ordered[:, index], order[:, index]
-    pull = derivative(chosen[0] - chosen[1], costs[index], p)
-    pulls = torch.empty_like(chosen).scatter_(1, ranks, torch.stack((pull, -pull)))
-    return Matching(costs[index], pulls[0], pulls[1]), index
+    # Selecting by tensor: indexing would ask the device for the number and wait for it.
+    chosen, cost, ranks_x, ranks_y = (
+        values.index_select(0, index.reshape(1)).squeeze(0)
+        for values in (differences, costs, order_x, order_y)
+    )
+    pull = derivative(chosen, cost, p)
+    pull_x = torch.empty_like(pull).scatter_(0, ranks_x, pull)
+    pull_y = torch.empty_like(pull).scatter_(0, ranks_y, -pull)
+    return Matching(cost, pull_x, pull_y), index
 
 
 def power_mean(differences: Tensor, p: float) -> Tensor:
