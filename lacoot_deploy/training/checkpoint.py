@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 class CheckpointHeader(BaseModel):
     """What a checkpoint holds beside tensors.
 
+    No states of random generators: every draw is a function of seed, epoch and process.
+
     Attributes:
         schema_version: Version of this structure.
         epoch: Epochs completed.
@@ -55,14 +57,12 @@ class Checkpoint:
         header: Everything that is no tensor.
         weights: The model's state, by parameter and buffer name.
         optimizer: The optimiser's `state_dict`.
-        rng: Random generator states, uint8, by device type (`cpu`, `cuda`).
         examples: A few validation images, uint8 [n, C, H, W], on which an export is checked.
     """
 
     header: CheckpointHeader
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    rng: dict[str, torch.Tensor]
     examples: torch.Tensor
 
     @property
@@ -81,7 +81,6 @@ def save_checkpoint(
     preprocessing: PreprocessingRecord,
     weights: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, Any],
-    rng: Mapping[str, torch.Tensor],
     examples: torch.Tensor,
     seconds: float,
 ) -> None:
@@ -89,7 +88,6 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     tensors = {f"model/{name}": value for name, value in weights.items()}
-    tensors |= {f"rng/{name}": value for name, value in rng.items()}
     tensors["examples"] = examples
     described = _store(optimizer, "optimizer", tensors)
     header = CheckpointHeader(
@@ -133,7 +131,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
             header=header,
             weights=_part(tensors, "model/"),
             optimizer=_restore(header.optimizer, tensors),
-            rng=_part(tensors, "rng/"),
             examples=tensors["examples"],
         )
     except KeyError as error:

@@ -57,7 +57,11 @@ class DeviceImages:
         return self._finish(self.images[indices]), self.labels[indices]
 
     def augmented(
-        self, indices: torch.Tensor, augment: Sequence[str], generator: torch.Generator
+        self,
+        indices: torch.Tensor,
+        augment: Sequence[str],
+        generator: torch.Generator,
+        part: slice = slice(None),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `batch`, each image flipped and shifted at random.
 
@@ -67,9 +71,11 @@ class DeviceImages:
             indices: Which images, int64 [n].
             augment: `flip` and `crop`.
             generator: A CPU generator.
+            part: Make only this part of the batch. The random numbers are drawn for the whole, so that processes
+                which share a batch make together what one would make alone.
         """
         if not augment:
-            return self.batch(indices)
+            return self.batch(indices[part])
         count = len(indices)
         _, _, height, width = self.images.shape
         pad = CROP_PAD if "crop" in augment else 0
@@ -78,7 +84,8 @@ class DeviceImages:
         rows = torch.arange(height) + shifts[0]
         columns = torch.arange(width)
         columns = torch.where(flips, width - 1 - columns, columns) + shifts[1]
-        rows, columns, indices = rows.to(self.device), columns.to(self.device), indices.to(self.device)
+        rows, columns, indices = (t[part].to(self.device) for t in (rows, columns, indices))
+        count = len(indices)
         chosen = functional.pad(self.images[indices], (pad, pad, pad, pad))
         every = torch.arange(count, device=self.device)
         # Indexing around a slice moves the channels to the end: [n, H, W, C].
@@ -116,15 +123,30 @@ def seeded(seed: int, epoch: int, stream: int, *, device: torch.device | str = "
     return generator
 
 
-def batch_indices(order: torch.Tensor, batch_size: int, *, shares: int = 1) -> list[torch.Tensor]:
-    """The order cut into batches; the rest that would leave a share with fewer than 2 images is dropped.
+def batch_indices(order: torch.Tensor, batch_size: int, *, pieces: int = 1) -> list[torch.Tensor]:
+    """The order cut into batches; a rest that would leave a piece with fewer than 2 images is dropped.
 
     Args:
         order: int64 [N].
         batch_size: Images per batch.
-        shares: Processes that each batch is divided among.
+        pieces: Pieces that each batch is divided into, over processes and one after the other.
     """
     batches = list(torch.split(order, batch_size))
-    if len(batches) > 1 and len(batches[-1]) < 2 * shares:
+    if len(batches) > 1 and len(batches[-1]) < 2 * pieces:
         batches.pop()
     return batches
+
+
+def pieces_of(count: int, *, shares: int, parts: int) -> list[list[slice]]:
+    """How a batch is divided: one list per process of one slice per part, as even as can be.
+
+    Args:
+        count: Images in the batch.
+        shares: Processes.
+        parts: Parts that each process takes one after the other.
+    """
+    every = torch.arange(count)
+    return [
+        [slice(int(piece[0]), int(piece[-1]) + 1) for piece in torch.tensor_split(share, parts) if len(piece)]
+        for share in torch.tensor_split(every, shares)
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from lacoot_deploy.errors import VerificationError
 from lacoot_deploy.training.blocks import BlockCapture
-from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, seeded
+from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, pieces_of, seeded
 from lacoot_deploy.training.penalty import block_penalty
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.schedules import learning_rate, penalty_weight
@@ -90,9 +91,12 @@ class Trainer:
         self.recipe, self.accelerator = recipe, accelerator
         self.model, self.optimizer, self.capture = model, optimizer, capture
         self.train_images, self.val_images, self.frozen = train, val, frozen
-        self.shares = accelerator.num_processes
-        order = epoch_order(len(train), seed=recipe.seed, epoch=0)
-        self.steps_per_epoch = len(batch_indices(order, recipe.batch_size, shares=self.shares))
+        self.shares, self.rank = accelerator.num_processes, accelerator.process_index
+        self.steps_per_epoch = len(self._batches(0))
+
+    def _batches(self, epoch: int) -> list[torch.Tensor]:
+        order = epoch_order(len(self.train_images), seed=self.recipe.seed, epoch=epoch)
+        return batch_indices(order, self.recipe.batch_size, pieces=self.shares * self.recipe.accumulate)
 
     def epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> dict[str, float | None]:
         """Train for one epoch.
@@ -108,12 +112,13 @@ class Trainer:
         self.model.train()
         for module in self.frozen:
             module.eval()
-        order = epoch_order(len(self.train_images), seed=recipe.seed, epoch=epoch)
+        # Whatever the model draws (dropout) depends on epoch and process alone, so no state needs saving.
+        torch.manual_seed((recipe.seed * 1_000_003 + epoch) * self.shares + self.rank)
         augmenting = seeded(recipe.seed, epoch, AUGMENT)
         directions = seeded(recipe.seed, epoch, DIRECTIONS, device=self.accelerator.device)
         # Sums stay on the device: reading a number every step would make a GPU wait for Python.
         sums = torch.zeros(4, dtype=torch.float64, device=self.accelerator.device)
-        batches = batch_indices(order, recipe.batch_size, shares=self.shares)
+        batches = self._batches(epoch)
         lr = weight = 0.0
         for index, indices in enumerate(batches):
             step = epoch * self.steps_per_epoch + index
@@ -121,13 +126,13 @@ class Trainer:
             weight = penalty_weight(recipe, step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            images, labels = self.train_images.augmented(indices, recipe.augment, augmenting)
-            sums += self._step(images, labels, weight, directions)
-            if index % 50 == 49 and not bool(torch.isfinite(sums[0])):
+            sums += self._step(indices, weight, augmenting, directions)
+            if index % 50 == 49 and self.shares == 1 and not bool(torch.isfinite(sums[0])):
                 break
             on_step(index + 1, len(batches))
+        sums = self._total(sums)
         loss, penalty, correct, count = sums.tolist()
-        if not (torch.isfinite(sums).all()):
+        if not torch.isfinite(sums).all():
             raise VerificationError(
                 f"The training diverged in epoch {epoch + 1} (the loss is {loss / max(count, 1):g}); lower lr or "
                 f"penalty, lengthen warmup or set clip."
@@ -140,52 +145,88 @@ class Trainer:
             "weight": weight,
         }
 
+    def _total(self, sums: torch.Tensor) -> torch.Tensor:
+        """The sums over all processes."""
+        if self.shares > 1:
+            torch.distributed.all_reduce(sums)
+        return sums
+
     def _step(
-        self, images: torch.Tensor, labels: torch.Tensor, weight: float, directions: torch.Generator
+        self,
+        indices: torch.Tensor,
+        weight: float,
+        augmenting: torch.Generator,
+        directions: torch.Generator,
     ) -> torch.Tensor:
-        """One optimiser step; sums over the batch of loss, penalty, correct answers and images."""
+        """One optimiser step; sums over this process's images of loss, penalty, correct answers and ones."""
         recipe = self.recipe
+        pieces = pieces_of(len(indices), shares=self.shares, parts=recipe.accumulate)
+        own = pieces[self.rank]
+        offset = own[0].start
+        images, labels = self.train_images.augmented(
+            indices, recipe.augment, augmenting, slice(offset, own[-1].stop)
+        )
         sums = torch.zeros(4, dtype=torch.float64, device=images.device)
-        part_size = -(-len(images) // recipe.accumulate)
-        parts = list(zip(torch.split(images, part_size), torch.split(labels, part_size), strict=True))
         self.optimizer.zero_grad(set_to_none=True)
-        for part_images, part_labels in parts:
-            self.capture.enabled = weight > 0
-            with self.accelerator.autocast():
-                logits = self.model(part_images)
-            self.capture.enabled = False
-            loss = functional.cross_entropy(
-                logits.float(), part_labels, label_smoothing=recipe.label_smoothing
-            )
-            penalty = logits.new_zeros((), dtype=torch.float32)
-            values = self.capture.take()
-            if values:
-                penalty = block_penalty(values, recipe, directions)
-            del values
-            total = (loss + weight * penalty) * (len(part_images) / len(images))
-            self.accelerator.backward(total)
-            with torch.no_grad():
-                correct = (logits.argmax(1) == part_labels).sum()
-                sums += torch.stack(
-                    [loss.detach() * len(part_images), penalty.detach() * len(part_images), correct.float(),
-                     correct.new_full((), len(part_images)).float()]
-                ).double()  # fmt: skip
+        for number, piece in enumerate(own):
+            part = slice(piece.start - offset, piece.stop - offset)
+            counts = [process[number].stop - process[number].start for process in pieces]
+            last = number == len(own) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                sums += self._backward(
+                    images[part], labels[part], weight, directions, counts, whole=len(indices)
+                )
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimizer.step()
         return sums
+
+    def _backward(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        weight: float,
+        directions: torch.Generator,
+        counts: Sequence[int],
+        *,
+        whole: int,
+    ) -> torch.Tensor:
+        """Forward and backward of one piece of a batch of `whole` images; the sums of `_step`."""
+        self.capture.enabled = weight > 0
+        try:
+            with self.accelerator.autocast():
+                logits = self.model(images)
+        finally:
+            self.capture.enabled = False
+        smoothing = self.recipe.label_smoothing
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        penalty = loss.new_zeros(())
+        values = self.capture.take()
+        if values:
+            penalty = block_penalty(values, self.recipe, directions, counts=counts)
+        del values
+        # The gradients of processes are averaged, where this wants their sum.
+        total = (loss + weight * sum(counts) * penalty) * (self.shares / whole)
+        self.accelerator.backward(total)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            count = len(images)
+            parts = (loss, penalty * count, correct.float(), loss.new_full((), count))
+            return torch.stack([part.detach() for part in parts]).double()
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in percent on the validation images."""
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for images, labels in self.val_images.in_order(EVALUATION_BATCH):
+        for index, (images, labels) in enumerate(self.val_images.in_order(EVALUATION_BATCH)):
+            if index % self.shares != self.rank:
+                continue
             with self.accelerator.autocast():
                 logits = self.model(images).float()
             sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
             sums[1] += (logits.argmax(1) == labels).sum()
-        loss, correct = (sums / len(self.val_images)).tolist()
+        loss, correct = (self._total(sums) / len(self.val_images)).tolist()
         return loss, 100 * correct
 
     def run_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> EpochReport:

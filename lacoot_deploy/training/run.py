@@ -15,7 +15,8 @@ from torch import nn
 from lacoot_deploy.data import ImageSet, load_images, preprocessing_of
 from lacoot_deploy.errors import InputError, ProviderError, UsageError
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.manifest import Manifest, PreprocessingRecord
+from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.manifest import Manifest, PreprocessingRecord, read_manifest
 from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages
@@ -58,7 +59,6 @@ class TrainResult:
         epochs: The figures of every epoch.
         seconds: Training time over all sessions, validation included.
         device: The device it ran on, in words.
-        drift: Largest relative difference between the exported model and PyTorch.
     """
 
     folder: Path
@@ -68,7 +68,6 @@ class TrainResult:
     epochs: tuple[EpochReport, ...]
     seconds: float
     device: str
-    drift: float
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,16 @@ def train(
         VerificationError: The training diverged, or the export differs from PyTorch.
         KeyboardInterrupt: As it came, with a message that says how to resume.
     """
-    progress = progress or Progress()
-    recorded = _open_folder(recipe, out, resume)
+    began_group = not torch.distributed.is_initialized()
     accelerator = _accelerator(recipe)
-    device = accelerator.device
-    progress.note(f"Training on {describe_device(device)} in {recipe.precision}.")
+    main, device = accelerator.is_main_process, accelerator.device
+    progress = (progress or Progress()) if main else Progress()
+    recorded = _open_folder(recipe, out, resume) if main else None
+    accelerator.wait_for_everyone()
+    if not main and resume:
+        recorded = read_checkpoint(out)
+    together = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    progress.note(f"Training on {describe_device(device)}{together} in {recipe.precision}.")
     data = _load(recipe)
     session = _Session(recipe, out, accelerator, data, progress)
     reports = session.begin(recorded)
@@ -114,18 +118,19 @@ def train(
             f"Interrupted; {out} keeps {session.completed} of {recipe.epochs} epochs. "
             f"Run the same command with --resume to go on."
         ) from None
-    manifest, drift = finish_run(
-        out / CHECKPOINT_NAME, out / MODEL_NAME, val=data.val, device=device, note=progress.note
-    )
+    if main:
+        finish_run(out / CHECKPOINT_NAME, out / MODEL_NAME, val=data.val, device=device, note=progress.note)
+    accelerator.wait_for_everyone()
+    if began_group and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return TrainResult(
         folder=out,
         model=out / MODEL_NAME,
         checkpoint=out / CHECKPOINT_NAME,
-        manifest=manifest,
+        manifest=_manifest_of(out / MODEL_NAME),
         epochs=tuple(reports),
         seconds=session.seconds,
         device=describe_device(device),
-        drift=drift.relative,
     )
 
 
@@ -160,6 +165,9 @@ class _Session:
         tracked = found.select(recipe.penalty_blocks) if recipe.penalty > 0 else ()
         self._tell(found, len(tracked))
         format_ = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            # On the CPU PyTorch has none: there each process normalises with its own share of the batch.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model = model.to(accelerator.device, memory_format=format_)  # type: ignore[call-overload]
         self.capture = BlockCapture(tracked)
         if recipe.compile:
@@ -219,9 +227,6 @@ class _Session:
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        rng = {"cpu": torch.get_rng_state()}
-        if self.accelerator.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
         save_checkpoint(
             self.out / CHECKPOINT_NAME,
             epoch=self.completed,
@@ -231,18 +236,21 @@ class _Session:
             preprocessing=self.data.preprocessing,
             weights=self.plain.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            rng=rng,
             examples=torch.from_numpy(self.data.val.images[:EXAMPLES].copy()),
             seconds=self.seconds,
         )
 
     def _restore(self, recorded: Checkpoint) -> None:
         self.optimizer.load_state_dict(recorded.optimizer)
-        torch.set_rng_state(recorded.rng["cpu"])
-        if self.accelerator.device.type == "cuda" and "cuda" in recorded.rng:
-            torch.cuda.set_rng_state(recorded.rng["cuda"], self.accelerator.device)
         self.completed, self.seconds = recorded.header.epoch, recorded.header.seconds
         self.progress.note(f"Resumed after epoch {self.completed} of {self.recipe.epochs}.")
+
+
+def _manifest_of(path: Path) -> Manifest:
+    manifest = read_manifest(load_model(path), path=path)
+    if manifest is None:
+        raise InputError(f"{path} lost its manifest; resume the run to export it again.")
+    return manifest
 
 
 def freeze(model: nn.Module, paths: tuple[str, ...]) -> tuple[nn.Module, ...]:

@@ -6,7 +6,7 @@ import torch
 
 from lacoot_deploy.data import ImageSet, normalise, preprocessing_of
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, seeded
+from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, pieces_of, seeded
 
 
 def images(count: int = 12, *, channels: int = 3, side: int = 8) -> ImageSet:
@@ -101,7 +101,20 @@ def test_images_are_resized_on_the_device() -> None:
 def test_a_rest_too_small_for_every_process_is_dropped() -> None:
     assert [len(b) for b in batch_indices(torch.arange(10), 4)] == [4, 4, 2]
     assert [len(b) for b in batch_indices(torch.arange(9), 4)] == [4, 4]
-    assert [len(b) for b in batch_indices(torch.arange(10), 4, shares=2)] == [4, 4]
+    assert [len(b) for b in batch_indices(torch.arange(10), 4, pieces=2)] == [4, 4]
+
+
+def test_processes_make_together_what_one_makes_alone() -> None:
+    source = pipeline(images())
+    whole, _ = source.augmented(torch.arange(11), ("flip", "crop"), seeded(0, 0, 1))
+    shares = pieces_of(11, shares=2, parts=2)
+    assert [[piece.stop - piece.start for piece in share] for share in shares] == [[3, 3], [3, 2]]
+    parts = [
+        source.augmented(torch.arange(11), ("flip", "crop"), seeded(0, 0, 1), piece)[0]
+        for share in shares
+        for piece in share
+    ]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_no_images_are_refused() -> None:

@@ -191,3 +191,95 @@ def test_the_penalty_brings_outputs_closer_to_inputs(finished: TrainResult, tmp_
     assert plain.epochs[-1].penalty is None
     for with_penalty, without in zip(finished.manifest.blocks, plain.manifest.blocks, strict=True):
         assert with_penalty.distances["mswd"].value < without.distances["mswd"].value
+
+
+NORM_FREE = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Dropout(DROPOUT))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(x + self.branch(x))
+
+def build(*, classes, channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), Block(), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A network whose samples do not see each other, so that dividing a batch changes nothing."""
+    for name, dropout in (("norm_free_net", 0.0), ("dropout_net", 0.2)):
+        (tmp_path / f"{name}.py").write_text(NORM_FREE.replace("DROPOUT", str(dropout)))
+    monkeypatch.syspath_prepend(tmp_path)
+    return "python:norm_free_net:build"
+
+
+def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
+    return read_checkpoint(result.checkpoint).weights
+
+
+def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in b)
+
+
+def test_accumulating_parts_is_the_whole_batch(own_network: str, tmp_path: Path) -> None:
+    settings = {"model": own_network, "model_args": {}, "epochs": 1, "penalty": 0.0, "batch_size": 100}
+    whole = train(changed(**settings), tmp_path / "whole")
+    parts = train(changed(**settings, accumulate=4), tmp_path / "parts")
+    assert farthest(weights_of(parts), weights_of(whole)) < 1e-5
+
+
+def test_dropout_is_resumed_too(own_network: str, tmp_path: Path) -> None:
+    recipe = changed(model="python:dropout_net:build", model_args={}, penalty=0.5)
+    straight = train(recipe, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", progress=InterruptAt(2))
+    resumed = train(recipe, tmp_path / "broken", resume=True)
+    assert farthest(weights_of(resumed), weights_of(straight)) == 0
+
+
+def test_frozen_parts_stay_and_the_rest_learns_from_given_weights(
+    finished: TrainResult, tmp_path: Path
+) -> None:
+    start = weights_of(finished)
+    recipe = changed(weights=str(finished.checkpoint), freeze=("stem", "layer1"), epochs=1, lr=0.01)
+    result = train(recipe, tmp_path / "tuned")
+    after = weights_of(result)
+    for name, value in after.items():
+        if name.startswith(("stem", "layer1")):
+            assert torch.equal(value, start[name]), name
+    assert not torch.equal(after["head.weight"], start["head.weight"])
+    assert result.epochs[0].loss < finished.epochs[0].loss
+    assert result.manifest.source is not None
+    assert result.manifest.source.recipe is not None
+    assert result.manifest.source.recipe["weights"] == "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "bf16"},
+        {"channels_last": False, "optimizer": "adamw", "lr": 3e-3},
+        {"accumulate": 2, "clip": 1.0, "label_smoothing": 0.1, "estimator": "ascent", "projections": 10},
+    ],
+    ids=["bf16", "adamw", "ascent"],
+)
+def test_every_way_of_training_learns(settings: dict[str, object], tmp_path: Path) -> None:
+    result = train(changed(**settings), tmp_path / "run")
+    assert result.epochs[1].loss < result.epochs[0].loss
+    assert result.epochs[1].penalty is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_like_an_eager_one(finished: TrainResult, tmp_path: Path) -> None:
+    compiled = train(changed(compile=True), tmp_path / "run")
+    assert compiled.epochs[0].loss == pytest.approx(finished.epochs[0].loss, rel=0.02)
+    assert compiled.epochs[0].penalty == pytest.approx(finished.epochs[0].penalty, rel=0.05)
