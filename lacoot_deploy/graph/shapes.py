@@ -14,6 +14,7 @@ import onnx
 
 from lacoot_deploy.graph.blocks import Dim, Shape
 from lacoot_deploy.graph.index import GraphIndex, ModelIndex, index_model
+from lacoot_deploy.graph.shape_values import ShapeValues
 from lacoot_deploy.graph.symbolic import propagate
 
 SMALL = 256
@@ -89,6 +90,7 @@ def infer(
     """
     inferred = _onnx_inference(model.model)
     tables: dict[tuple[str, ...], ShapeTable] = {}
+    values: dict[tuple[str, ...], ShapeValues] = {}
     bodies = _pair_bodies(inferred)
     for graph in model.graphs:
         parent = tables[graph.parent.scope] if graph.parent is not None else None
@@ -99,7 +101,9 @@ def infer(
             dtypes[name] = tensor.data_type
         measured = dict(shapes) if shapes and graph.parent is None else {}
         known.update(measured)
-        propagate(graph, known, dtypes, parent.shape if parent else None, fixed=measured.keys())
+        around = values[graph.parent.scope] if graph.parent is not None else None
+        outer = parent.shape if parent else None
+        values[graph.scope] = propagate(graph, known, dtypes, outer, fixed=measured.keys(), around=around)
         tables[graph.scope] = ShapeTable(known, dtypes, parent)
     return tables
 

@@ -57,7 +57,7 @@ class _Assembler:
         self.names = names
         self.scopes = Scopes(graph)
         self.finder = Finder(model, graph, table, self.scopes)
-        self.grouper = Grouper(graph, self.scopes)
+        self.grouper = Grouper(graph, self.scopes, self.finder.live)
 
     def blocks(self, granularity: Granularity) -> list[Block]:
         candidates = self.finder.candidates()
@@ -139,6 +139,8 @@ class _Assembler:
     def _forms(self, group: Group) -> tuple[tuple[Form, ...], Reason | None, bool]:
         shape = self.table.shape
         same = static.same_shape(shape(group.input), shape(group.output))
+        if self.table.dtype(group.input) != self.table.dtype(group.output):
+            same = False
         short = [static.same_shape(shape(unit.skip), shape(_summed(unit))) for unit in group.units]
         forms: list[Form] = []
         keep_relu = False
@@ -177,9 +179,10 @@ class _Assembler:
         if form is Form.SHORTCUT:
             # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
             kept = [unit.skip for unit in group.units]
-            dropped = [(unit.merge, branch) for unit in group.units for branch in unit.branches]
+            adds = [(add, unit) for unit in group.units for add in (unit.merge, *unit.sums)]
+            dropped = [(add, name) for add, unit in adds for name in unit.branches]
             dead = dead_after(self.graph, [], kept=kept, dropped=dropped)
-            merges = [unit.merge for unit in group.units if not unit.merge.fused]
+            merges = [add for add, _ in adds if not add.fused]
             return sorted(
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
             )

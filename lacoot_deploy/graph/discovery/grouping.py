@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.discovery.paths import LAYOUT
+from lacoot_deploy.graph.discovery.paths import LAYOUT, escapes
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
 from lacoot_deploy.graph.naming import Scope, Scopes, join
@@ -21,34 +21,34 @@ class Group:
         home: The module that runs them all; None where no module smaller than the model does.
         input: The block's input value.
         exact: Whether the module does nothing but this block.
-        between: Layout nodes between one unit and the next.
+        output: The block's output value.
+        between: Layout nodes between one unit and the next, and after the last.
     """
 
     units: list[Candidate]
     home: Scope | None
     input: str
     exact: bool = False
+    output: str = ""
     between: list[Node] = field(default_factory=list)
 
-    @property
-    def output(self) -> str:
-        """The block's output value."""
-        return self.units[-1].output
+    def __post_init__(self) -> None:
+        self.output = self.output or self.units[-1].output
 
     def nodes(self) -> dict[int, Node]:
         """Every node of branch, skip path, merge and tail, by position."""
         found = {node.index: node for node in self.between}
         for unit in self.units:
-            for node in (*unit.region, *unit.path, unit.merge, *unit.tail):
-                found[node.index] = node
+            found.update(unit.nodes())
         return found
 
 
 class Grouper:
     """Groups the units of one graph."""
 
-    def __init__(self, graph: GraphIndex, scopes: Scopes) -> None:
+    def __init__(self, graph: GraphIndex, scopes: Scopes, live: frozenset[str]) -> None:
         self.graph = graph
+        self.live = live
         self.scopes = scopes
         self._by_prefix: dict[Scope, list[Node]] = {}
         for node in graph.nodes:
@@ -75,6 +75,7 @@ class Grouper:
                 and group.units[-1] is previous[0]
             ):
                 group.units.append(unit)
+                group.output = unit.output
                 group.between.extend(previous[1])
             else:
                 group = Group([unit], home, unit.input)
@@ -135,11 +136,14 @@ class Grouper:
         own = group.nodes()
         inner = [unit.output for unit in group.units[:-1]]
         inner += [name for node in group.between for name in node.outputs if name]
+        return any(name in self.graph.output_set or self._read_beyond(name, own) for name in inner)
+
+    def _read_beyond(self, name: str, own: Collection[int]) -> bool:
+        """Whether the data of a value, and not only its shape, is used outside of some nodes."""
+        allowed = set(own)
         return any(
-            name in self.graph.output_set
-            or any(reader.index not in own for reader in self.graph.readers(name))
-            for name in inner
-            if name != group.output
+            reader.index not in own and escapes(self.graph, reader, allowed, self.live)
+            for reader in self.graph.readers(name)
         )
 
     def _fit_module(self, group: Group) -> None:
@@ -149,15 +153,30 @@ class Grouper:
         own = group.nodes()
         others = [node for node in self._by_prefix.get(group.home, []) if node.index not in own]
         before = self._upstream(group.input, others)
-        if before and all(node.op in ops.NORMS | ops.ACTIVATIONS for node in before):
+        if before and all(node.op in ops.NORMS | ops.ACTIVATIONS | LAYOUT for node in before):
             head = before[-1].data[0]
             makes = {name for node in before for name in node.outputs}
             members = {*own, *(node.index for node in before)}
-            if all(reader.index in members for name in makes for reader in self.graph.readers(name)):
+            if not any(self._read_beyond(name, members) for name in makes if name):
                 group.input = head
                 before = []
-        after = self._downstream(group.output, others)
+        after = self._downstream(group, others)
         group.exact = not before and not after
+
+    def _downstream(self, group: Group, others: Iterable[Node]) -> bool:
+        """Whether the module goes on after the block; mere layout changes at its end become part of the block."""
+        left = {node.index for node in others}
+        while True:
+            if group.output in self.graph.output_set:
+                return False
+            readers = self.graph.readers(group.output)
+            mine = [node for node in readers if node.index in left and group.output in node.data]
+            if not mine:
+                return False
+            if len(readers) > 1 or mine[0].op not in LAYOUT:
+                return True
+            group.between.append(mine[0])
+            group.output = mine[0].output
 
     def _upstream(self, value: str, others: Iterable[Node]) -> list[Node]:
         by_index = {node.index: node for node in others}
@@ -173,9 +192,6 @@ class Grouper:
                     seen.add(name)
                     stack.append(name)
         return sorted(set(found), key=lambda node: -node.index)
-
-    def _downstream(self, value: str, others: Iterable[Node]) -> bool:
-        return any(value in node.data for node in others)
 
 
 def _through_number(scope: Scope, depth: int) -> Scope:
@@ -207,25 +223,23 @@ def _homes(
 
 def derived_name(unit: Candidate) -> str:
     """A name from the merge node, for a block that is no module."""
-    name = unit.merge.name
-    if name:
-        name = name.removeprefix("node_").strip("/")
-        parts = name.split("/")
-        if len(parts) > 1 and parts[-1].lower().rstrip("_0123456789") in ("add", "sum", "addv2"):
-            return "/".join(parts[:-1])
-        return name.replace("/", ".")
-    return unit.merge.label
+    name = unit.merge.name.removeprefix("node_").strip("/")
+    parts = name.split("/")
+    if len(parts) > 1 and parts[-1].lower().rstrip("_0123456789") in ("add", "sum", "addv2"):
+        return "/".join(parts[:-1]) if not unit.merge.name.startswith("/") else ".".join(parts)
+    return name.replace("/", ".") or unit.merge.label
+
+
+def short_name(unit: Candidate) -> str:
+    """The merge node's own name without its scopes."""
+    return derived_name(unit).replace("/", ".").rpartition(".")[2]
 
 
 def block_name(group: Group) -> str:
-    """The module path where the block is a module, else the module and the part of it that the branch is."""
+    """The module path where the block is a module, else the module and the merge in it."""
     if group.home is None:
         return derived_name(group.units[-1])
-    return (
-        join(group.home)
-        if group.exact
-        else f"{join(group.home)}:{derived_name(group.units[-1]).rpartition('.')[2]}"
-    )
+    return join(group.home) if group.exact else f"{join(group.home)}:{short_name(group.units[-1])}"
 
 
 def unit_name(group: Group, unit: Candidate, scopes: Scopes) -> str:
@@ -242,5 +256,5 @@ def unit_name(group: Group, unit: Candidate, scopes: Scopes) -> str:
             heavy = node.op in ops.LINEAR
             weights[scope[depth]] = weights.get(scope[depth], 0) + (100 if heavy else 1)
     if not weights:
-        return f"{join(group.home)}:{derived_name(unit).rpartition('.')[2]}"
+        return f"{join(group.home)}:{short_name(unit)}"
     return f"{join(group.home)}:{max(weights, key=lambda child: weights[child])}"

@@ -58,7 +58,7 @@ def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
         if len(sources) != 1:
             return
         if node.op in PROJECTION:
-            projections += 1
+            projections += not is_depthwise(graph, node)
         elif node.op not in LAYOUT | RESIZING | SCALING and node.op not in ops.NORMS:
             return
         if projections > 1 or (node.op == "FusedConv" and _has_activation(node)):
@@ -67,6 +67,13 @@ def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
         nodes.append(node)
         at = sources[0]
         yield SkipStep(at, tuple(nodes), projections, changes)
+
+
+def is_depthwise(graph: GraphIndex, node: Node) -> bool:
+    """Whether a convolution treats every channel by itself, as the spatial half of a separable projection does."""
+    group = next((attr.i for attr in node.proto.attribute if attr.name == "group"), 1)
+    weight = graph.initializers.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    return group > 1 and weight is not None and len(weight.dims) > 1 and weight.dims[1] == 1
 
 
 def _has_activation(node: Node) -> bool:

@@ -24,6 +24,7 @@ class Candidate:
         branches: The other operands that depend on x.
         region: The nodes of the branch in topological order.
         path: The nodes of the skip path, from the merge backwards.
+        sums: Further `Add` nodes of the merge, where several branches are added one after another.
         reason: Why it is refused; None for a unit.
         scope: Innermost module that holds branch and merge; None where unknown.
         tail: Nodes after the merge that belong to the unit, in order (set by `own_tails`).
@@ -36,6 +37,7 @@ class Candidate:
     branches: tuple[str, ...]
     region: list[Node]
     path: tuple[Node, ...]
+    sums: tuple[Node, ...] = ()
     reason: Reason | None = None
     scope: Scope | None = None
     tail: list[Node] = field(default_factory=list)
@@ -43,6 +45,10 @@ class Candidate:
 
     def __post_init__(self) -> None:
         self.output = self.output or self.merge.output
+
+    def nodes(self) -> dict[int, Node]:
+        """Every node of branch, skip path, merge and tail, by position."""
+        return {n.index: n for n in (*self.region, *self.path, *self.sums, self.merge, *self.tail)}
 
     @property
     def own(self) -> list[Node]:
@@ -64,32 +70,69 @@ class Finder:
 
     def candidates(self) -> list[Candidate]:
         """All candidates in graph order, refused ones included; sums that are no merge are left out."""
-        found: list[Candidate] = []
+        found: dict[int, Candidate] = {}
         for node in self.graph.nodes:
-            if node.op in ops.ADD and not node.domain and node.output in self.live:
-                candidate = self._look_at(node)
-                if candidate is not None:
-                    found.append(candidate)
-        return found
+            if node.op not in ops.ADD or node.domain or node.output not in self.live:
+                continue
+            candidate = self._look_at(node, self._operands(node), ())
+            if candidate is None or candidate.reason is not None:
+                sums = self._chain(node)
+                operands = [name for add in (node, *sums) for name in self._operands(add)]
+                own = {add.output for add in sums}
+                whole = (
+                    self._look_at(node, [name for name in operands if name not in own], sums)
+                    if sums
+                    else None
+                )
+                if whole is not None and whole.reason is None:
+                    candidate = whole
+                    for add in sums:
+                        found.pop(add.index, None)
+            if candidate is not None:
+                found[node.index] = candidate
+        inner = {node.index for unit in found.values() if unit.reason is None for node in unit.own}
+        # A sum inside the branch of a unit goes with the unit: only what could go by itself is worth naming.
+        return [unit for index, unit in sorted(found.items()) if unit.reason is None or index not in inner]
 
-    def _look_at(self, merge: Node) -> Candidate | None:
-        operands = [name for name in merge.inputs if name and name in self.graph.dynamic]
+    def _operands(self, merge: Node) -> list[str]:
+        return [name for name in merge.inputs if name and name in self.graph.dynamic]
+
+    def _chain(self, merge: Node) -> tuple[Node, ...]:
+        """The sums that only feed this merge: `(x + a) + b` is one merge of three operands."""
+        sums: list[Node] = []
+        stack = self._operands(merge)
+        while stack:
+            name = stack.pop()
+            node = self.graph.producer.get(name)
+            if (
+                node is None
+                or node.op not in ops.ADD
+                or node.domain
+                or node.fused
+                or name in self.graph.output_set
+            ):
+                continue
+            if len(self.graph.readers(name)) == 1 and len(self._operands(node)) > 1 and len(sums) < 8:
+                sums.append(node)
+                stack.extend(self._operands(node))
+        return tuple(sums)
+
+    def _look_at(self, merge: Node, operands: list[str], sums: tuple[Node, ...]) -> Candidate | None:
         if len(operands) < 2 or len(set(operands)) < len(operands):
             return None
         if self._broadcasts(operands) or self._scores(merge):
             return None
         best: tuple[tuple[int, int, int], Candidate] | None = None
-        for position, skip in enumerate(operands):
+        for skip in operands:
             others = tuple(name for name in operands if name != skip)
             for step in skip_steps(self.graph, skip):
-                candidate = self._try(merge, skip, others, step)
+                candidate = self._try(merge, skip, others, step, sums)
                 if candidate is not None:
                     # The plainer skip wins; among equals the one whose branch does more.
                     rank = (step.projections, step.changes, -len(candidate.region))
                     if best is None or rank < best[0]:
                         best = (rank, candidate)
                     break
-            del position
         return best[1] if best else None
 
     def _broadcasts(self, operands: Iterable[str]) -> bool:
@@ -112,14 +155,16 @@ class Finder:
             at = node.output
         return False
 
-    def _try(self, merge: Node, skip: str, others: tuple[str, ...], step: SkipStep) -> Candidate | None:
+    def _try(
+        self, merge: Node, skip: str, others: tuple[str, ...], step: SkipStep, sums: tuple[Node, ...]
+    ) -> Candidate | None:
         regions = [between(self.graph, step.value, name) for name in others]
         reached = [region for region in regions if region is not None]
         if not reached:
             return None
         nodes = {node.index: node for region in reached for node in region}
         region = [nodes[index] for index in sorted(nodes)]
-        candidate = Candidate(merge, step.value, skip, others, region, step.nodes)
+        candidate = Candidate(merge, step.value, skip, others, region, step.nodes, sums)
         work = self._work(candidate.own)
         if work == 0 or (step.projections and work < 2):
             return None
@@ -183,7 +228,7 @@ class Finder:
                 (ups[0].output,),
             )
         allowed = {node.index for node in candidate.region} | {candidate.merge.index}
-        allowed |= {node.index for node in candidate.path}
+        allowed |= {node.index for node in (*candidate.path, *candidate.sums)}
         read = leaks(graph, candidate.own, allowed, self.live)
         if read:
             return Reason(
