@@ -2,7 +2,8 @@
 
 Each cycle visits every contestant twice, in a random order and then back (A B B A), so that a machine that slows down
 or speeds up steadily treats them alike. A visit first runs once untimed, to have the caches to itself again, and then a
-few times timed; its median counts. One cycle gives one log-ratio per pair of contestants.
+few times timed, equally often for every contestant; the fastest counts, because what interrupts a run only ever adds to
+it, and to a longer run more often. One cycle gives one log-ratio per pair of contestants.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-VISIT_SECONDS = 0.005
-"""What a visit aims to take; short models are run several times in it."""
+VISIT_SECONDS = 0.008
+"""What a visit aims to take on average; short models are run several times in it."""
 
-MAX_VISIT_RUNS = 20
+FEWEST_VISIT_RUNS, MOST_VISIT_RUNS = 3, 20
+SINGLE_RUN_SECONDS = 0.05
+"""Models slower than this are run once in a visit: they would take too long otherwise."""
+
 UNTIMED_BELOW_SECONDS = 0.02
 """Models slower than this read more than any cache holds: the untimed run of a visit would gain them nothing."""
 
@@ -49,7 +53,7 @@ class ContestantRound:
         warm_runs: Number of warm-up runs after the first.
         stable: Whether the warm-up settled.
         samples: Every timed run, in order.
-        visits: The median of each visit, two per cycle.
+        visits: The fastest run of each visit, two per cycle.
     """
 
     creation: float = 0.0
@@ -129,12 +133,13 @@ def _round(
             record.creation = clock() - start
             record.first = _timed(runners[name], clock)
             typical[name] = _warm_up(runners[name], record, clock)
+        runs = _visit_runs(float(np.mean(list(typical.values()))))
         end = clock() + plan.seconds / plan.rounds
         cycles = 0
         while cycles < plan.least_cycles or clock() < end:
             order = [contestants[i] for i in rng.permutation(len(contestants))]
             for name in (*order, *reversed(order)):
-                _visit(runners[name], found[name], typical[name], clock)
+                _visit(runners[name], found[name], runs, typical[name] < UNTIMED_BELOW_SECONDS, clock)
             cycles += 1
     finally:
         for runner in runners.values():
@@ -172,10 +177,18 @@ def _settled(times: Sequence[float]) -> bool:
     return after >= before * (1 - STABLE)
 
 
-def _visit(runner: Runner, record: ContestantRound, typical: float, clock: Callable[[], float]) -> None:
-    if typical < UNTIMED_BELOW_SECONDS:
+def _visit_runs(seconds: float) -> int:
+    """How many timed runs a visit has when a run takes that long."""
+    if seconds > SINGLE_RUN_SECONDS:
+        return 1
+    return int(min(MOST_VISIT_RUNS, max(FEWEST_VISIT_RUNS, round(VISIT_SECONDS / max(seconds, 1e-9)))))
+
+
+def _visit(
+    runner: Runner, record: ContestantRound, runs: int, untimed: bool, clock: Callable[[], float]
+) -> None:
+    if untimed:
         runner.run()
-    runs = int(min(MAX_VISIT_RUNS, max(1, round(VISIT_SECONDS / max(typical, 1e-9)))))
     times = [_timed(runner, clock) for _ in range(runs)]
     record.samples.extend(times)
-    record.visits.append(max(float(np.median(times)), 1e-9))
+    record.visits.append(max(min(times), 1e-9))
