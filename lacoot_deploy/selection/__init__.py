@@ -1,0 +1,1 @@
+"""Criteria and searches: measurements in, plan out."""

@@ -1,0 +1,43 @@
+"""`lacoot-deploy doctor`."""
+
+from __future__ import annotations
+
+import click
+
+from .options import output_options
+from .render import print_json, table
+
+
+@click.command("doctor")
+@output_options
+def command(as_json: bool, verbose: int, quiet: bool) -> None:
+    """Tell what this machine can do.
+
+    Tries every execution provider of ONNX Runtime on a small model, lists versions and CUDA
+    libraries, and says how to mend what is missing.
+
+    \b
+    Example:
+      lacoot-deploy doctor
+    """
+    from lacoot_deploy.runtime.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        print_json(found)
+        return
+    machine = found.machine
+    table(
+        [("package", "left"), ("version", "left")],
+        [["python", found.python], *([name, version] for name, version in found.versions.items())],
+    )
+    for provider in found.providers:
+        click.echo(f"{provider.name}: {'works' if provider.works else provider.problem}")
+    missing = [library for library in found.cuda_libraries if not library.found]
+    if found.cuda_driver is not None:
+        click.echo(f"CUDA driver: {found.cuda_driver}")
+    for library in missing:
+        click.echo(f"CUDA library {library.name}: {library.problem}")
+    click.echo(f"`--provider auto` chooses {found.auto} here.")
+    if verbose:
+        click.echo(machine.model_dump_json(indent=2))

@@ -1,0 +1,132 @@
+"""How results look on a terminal: tables that fit 80 columns, notes and progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    Progress = Callable[[int, int, str], None]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that honours NO_COLOR and writes plain text where there is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 100
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout: a pydantic record or plain data."""
+    data = document.model_dump(mode="json") if hasattr(document, "model_dump") else document
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def note(message: str, *, quiet: bool = False) -> None:
+    """A line for the reader on stderr, unless asked to be quiet."""
+    if not quiet:
+        click.echo(message, err=True)
+
+
+def table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, title: str | None = None
+) -> None:
+    """Print a table on stdout.
+
+    Args:
+        columns: (heading, justification `left` or `right`) of each column.
+        rows: Cells as text; rich markup is not interpreted.
+        title: A line above it.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", show_edge=False)
+    for heading, justify in columns:
+        grid.add_column(
+            heading,
+            justify="right" if justify == "right" else "left",
+            overflow="fold",
+            no_wrap=justify == "right",
+        )
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    out = console()
+    out.print(grid)
+
+
+def count(value: float | None, *, unit: str = "") -> str:
+    """A count with a metric prefix and three significant figures; `-` for None."""
+    if value is None:
+        return "-"
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{significant(value / size)} {prefix}{unit}"
+    return f"{int(value)}{' ' + unit if unit else ''}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number to that many significant figures, without exponent where it is readable; `-` for None."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude >= 10 ** (digits - 1):
+        return f"{value:.0f}" if magnitude < 1e7 else f"{value:.{digits - 1}e}"
+    if magnitude < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    import math
+
+    return f"{value:.{max(digits - 1 - math.floor(math.log10(magnitude)), 0)}f}"
+
+
+def shape_text(shape: Sequence[int | str | None] | None) -> str:
+    """A shape as `batch x 16 x 8 x 8`; `?` for what is unknown."""
+    if shape is None:
+        return "?"
+    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Yield a function (done, total, what) that shows progress with the time left on stderr.
+
+    On a terminal it is a bar; elsewhere, and when quiet, nothing is shown.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bar.update(task, visible=False)
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update

@@ -1,0 +1,109 @@
+"""`lacoot-deploy train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import PATH, output_options
+from .render import note, print_json, progress
+
+if TYPE_CHECKING:
+    from lacoot_deploy.training.loop import EpochReport
+
+
+@click.command("train")
+@click.argument("recipe", type=PATH, required=False)
+@click.option("-o", "--output", "out", type=PATH, required=True, help="Run folder; made if missing.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
+)
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
+@output_options
+def command(
+    recipe: Path | None,
+    out: Path,
+    settings: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+) -> None:
+    """Train with the MSWD penalty, so that blocks become removable.
+
+    Without a RECIPE it trains the embedded demo: a small residual network on the handwritten
+    digits. The run folder gets checkpoint.safetensors, metrics.jsonl and model.onnx, which
+    carries the distance of every block and the recommended plan.
+
+    \b
+    Example:
+      lacoot-deploy train samples/recipes/resnet20-cifar10.toml \\
+          --set data=cifar10:cifar10.zip -o runs/resnet20
+    """
+    from lacoot_deploy.workflow.training import train
+
+    with progress(quiet=quiet) as planning:
+        summary = train(
+            recipe,
+            out,
+            overrides=settings,
+            resume=resume,
+            progress=_reporter(quiet=quiet, verbose=verbose),
+            note=lambda text: note(text, quiet=quiet),
+            planning=planning,
+        )
+    if as_json:
+        print_json(summary)
+        return
+    plan = summary.plan
+    if plan is None:
+        click.echo(f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop.")
+        return
+    confirming = plan.evidence["confirming"]
+    click.echo(
+        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
+        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
+    )
+    note(f"Next: lacoot-deploy collapse {summary.model}", quiet=quiet)
+
+
+def _reporter(*, quiet: bool, verbose: int) -> Any:
+    """One line an epoch on stderr; between epochs, on a terminal, the step that it is at."""
+    import sys
+
+    from lacoot_deploy.training.run import Progress
+
+    live = sys.stderr.isatty() and not quiet
+
+    class Reporter(Progress):
+        def note(self, text: str) -> None:
+            note(text, quiet=quiet)
+
+        def step(self, epoch: int, step: int, steps: int) -> None:
+            if live and (step == steps or step % 10 == 0):
+                end = "\r" + " " * 40 + "\r" if step == steps else ""
+                click.echo(f"\repoch {epoch}: step {step}/{steps}{end}", nl=False, err=True)
+
+        def epoch(self, report: EpochReport) -> None:
+            note(epoch_line(report), quiet=quiet)
+
+    return Reporter()
+
+
+def epoch_line(report: EpochReport) -> str:
+    """The figures of an epoch in 79 columns."""
+    width = len(str(report.epochs))
+    penalty = "" if report.penalty is None else f"  mswd {report.penalty:.3f}"
+    return (
+        f"epoch {report.epoch:>{width}}/{report.epochs}  loss {report.loss:.3f}{penalty}"
+        f"  train {report.train_accuracy:.1f}%  val {report.val_accuracy:.2f}%"
+        f"  {report.seconds:.1f}s  left {_duration(report.remaining)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

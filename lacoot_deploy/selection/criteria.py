@@ -1,0 +1,97 @@
+"""Criteria: functions from measurements to a score per block; the block with the lowest score goes first.
+
+A recorded criterion reads a distance that was measured on the dense network. A trial criterion removes the block in a
+trial, its repair fitted, and scores what comes out. A new one is an entry in `CRITERIA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.manifest import DistanceRecord
+from lacoot_deploy.selection.judge import Quality
+
+Distances = Mapping[str, Mapping[str, DistanceRecord]]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One way to score blocks.
+
+    Attributes:
+        name: Its name on the command line.
+        meaning: One line for the help text.
+        distance: The recorded distance that it reads; None for a trial criterion or the random control.
+        trial: Score from the outcome of a trial removal; None for the others.
+        labels: Whether it needs labels.
+    """
+
+    name: str
+    meaning: str
+    distance: str | None = None
+    trial: Callable[[Quality], float] | None = None
+    labels: bool = False
+
+
+def _output(quality: Quality) -> float:
+    return quality.drift if quality.divergence is None else quality.divergence
+
+
+def _loss(quality: Quality) -> float:
+    if quality.loss is None:
+        raise UsageError("The criterion 'loss' needs labelled data; use 'output' without labels.")
+    return quality.loss
+
+
+CRITERIA: dict[str, Criterion] = {
+    c.name: c
+    for c in (
+        Criterion("mswd", "max-sliced Wasserstein distance over random directions (LaCoOT)", distance="mswd"),
+        Criterion("mswd-ascent", "the same, its direction optimised", distance="mswd-ascent"),
+        Criterion("paired", "relative RMS difference of output and input, per sample", distance="paired"),
+        Criterion("cosine", "1 - mean cosine of input and output (ShortGPT)", distance="cosine"),
+        Criterion("output", "divergence of the network's output when the block is gone", trial=_output),
+        Criterion("loss", "the loss on labelled data when the block is gone", trial=_loss, labels=True),
+        Criterion("random", "a random order: the control"),
+    )
+}
+
+
+def get_criterion(name: str) -> Criterion:
+    """The criterion of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in CRITERIA:
+        raise UsageError(f"There is no criterion {name!r}; choose one of {', '.join(CRITERIA)}.")
+    return CRITERIA[name]
+
+
+def recorded_scores(
+    criterion: Criterion, names: list[str], distances: Distances, *, seed: int = 0
+) -> dict[str, float]:
+    """Scores by block name from recorded distances, or random ones for the control.
+
+    A block without that distance (a strided one, say, whose input and output cannot be compared) gets no score and is
+    not removed.
+
+    Raises:
+        InputError: No block has such a distance recorded.
+        UsageError: The criterion needs trial removals.
+    """
+    if criterion.trial is not None:
+        raise UsageError(f"The criterion {criterion.name!r} needs data: give --data.")
+    if criterion.distance is None:
+        order = np.random.default_rng(seed).permutation(len(names))
+        return {name: float(rank) for name, rank in zip(names, order, strict=True)}
+    recorded = [name for name in names if criterion.distance in distances.get(name, {})]
+    if not recorded:
+        raise InputError(
+            f"No {criterion.distance!r} distance is recorded in the model: give --data, or run 'lacoot-deploy measure' first."
+        )
+    return {name: distances[name][criterion.distance].value for name in recorded}

@@ -1,0 +1,371 @@
+"""Turns a limit, a criterion and a search into a plan with the evidence for every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lacoot_deploy.data.types import Samples
+from lacoot_deploy.errors import NothingToCollapseError, UsageError
+from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.io import fingerprint
+from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.manifest import Plan
+from lacoot_deploy.runtime.evaluate import predict
+from lacoot_deploy.runtime.sessions import open_session
+from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
+from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.judge import Judge
+from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps
+from lacoot_deploy.selection.search import Step, greedy, ranked
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far to go; exactly one is given.
+
+    Attributes:
+        blocks: Remove exactly these blocks.
+        count: Remove that many.
+        max_distance: Remove every block whose distance is at most this.
+        max_drop: Remove as many as cost at most that many points of accuracy (of agreement without labels).
+        max_drift: Remove as many as change the outputs by at most this relative RMS.
+        min_speedup: Remove as few as make the network that many times as fast.
+    """
+
+    blocks: tuple[str, ...] | None = None
+    count: int | None = None
+    max_distance: float | None = None
+    max_drop: float | None = None
+    max_drift: float | None = None
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the promise that exactly one limit is given."""
+        if len(self.given()) != 1:
+            raise UsageError(
+                "Give exactly one of --blocks, --count, --max-distance, --max-drop, --max-drift, --min-speedup."
+            )
+
+    def given(self) -> dict[str, Any]:
+        """The limit as plain data."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if value is not None
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Samples with their roles: repairs are fitted on some, others choose, others again confirm."""
+
+    fit: Samples
+    choose: Samples
+    confirm: Samples
+
+    @classmethod
+    def split(cls, samples: Samples, *, seed: int = 0, fit_limit: int = 1024) -> Evidence:
+        """Half of the samples confirm; the other half fits repairs (at most `fit_limit` of them) and chooses.
+
+        Raises:
+            UsageError: There are fewer than eight samples.
+        """
+        n = len(samples)
+        if n < 8:
+            raise UsageError(f"{n} samples are too few to choose by; give at least 8.")
+        order = np.random.default_rng(seed).permutation(n)
+        fit = min(n // 4, fit_limit)
+        parts = order[:fit], order[fit : n // 2], order[n // 2 :]
+        return cls(*(samples.take(np.sort(part)) for part in parts))
+
+
+def make_plan(
+    model: onnx.ModelProto,
+    blocks: Sequence[Block],
+    limit: Limit,
+    *,
+    criterion: str | None = None,
+    search: str | None = None,
+    repair: str = "auto",
+    form: str = "auto",
+    evidence: Evidence | None = None,
+    distances: Distances | None = None,
+    source: Path | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    speedup: Callable[[onnx.ModelProto], float] | None = None,
+) -> Plan:
+    """Choose which blocks go, in which form, with which repair.
+
+    Args:
+        model: The model.
+        blocks: Its blocks, from discovery.
+        limit: How far to go.
+        criterion: Name of a criterion; by default `loss` with labels, `output` with data but no labels, else the
+            best recorded distance.
+        search: `ranked` or `greedy`; by default `greedy` where the criterion tries removals, else `ranked`.
+        repair: `none`, `affine`, `linear` or `auto`. Without data nothing can be fitted: `auto` is then `none`.
+        form: `auto`, `bypass` or `shortcut`.
+        evidence: Samples to fit, choose and confirm by; None where none were given.
+        distances: Recorded distances by block name.
+        source: The model's file.
+        provider: Execution provider of the trials.
+        threads: CPU threads.
+        seed: Seed of the random control.
+        progress: Called with (done, total, what).
+        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+
+    Raises:
+        UsageError: Options that contradict each other or need data that was not given.
+        NothingToCollapseError: No block can go under the limit.
+    """
+    if evidence is None and repair not in ("none", "auto"):
+        raise UsageError(f"--repair {repair} is fitted on data: give --data.")
+    if evidence is None and (limit.max_drop or limit.max_drift or limit.min_speedup) is not None:
+        raise UsageError(f"--{next(iter(limit.given())).replace('_', '-')} is measured on data: give --data.")
+    candidates = _candidates(blocks, limit, form)
+    rule = _criterion(criterion, evidence, distances, candidates, limit)
+    search = search or ("greedy" if rule.trial is not None else "ranked")
+    if search == "greedy" and rule.trial is None:
+        raise UsageError(
+            f"--search greedy scores trial removals; {rule.name!r} does not: use output or loss."
+        )
+    plan = Plan(
+        model_sha256=fingerprint(model), criterion=rule.name, search=search, limit=limit.given(), steps=[]
+    )
+    if limit.blocks is not None:
+        plan.criterion = plan.search = None
+    if evidence is None:
+        return _plan_without_data(plan, candidates, limit, rule, distances or {}, form, seed)
+    engine = Engine(
+        model, candidates, evidence.fit, evidence.choose, source=source, provider=provider, threads=threads
+    )
+    wanted = None if form == "auto" else Form(form)
+    stop = _stop(engine, limit, model, speedup)
+    names = [block.name for block in candidates]
+    path: list[Step]
+    if limit.blocks is not None or rule.trial is None or search == "ranked":
+        if limit.blocks is not None:
+            scores = {name: float(engine.place[name]) for name in names}
+        elif rule.trial is not None:
+            scores = {
+                n: rule.trial(
+                    engine.quality(engine.remove(engine.dense, [n], form=wanted, repair=_plain(repair)))
+                )
+                for n in names
+            }
+        else:
+            scores = recorded_scores(rule, names, distances or {}, seed=seed)
+        if limit.max_distance is not None:
+            scores = {n: s for n, s in scores.items() if s <= limit.max_distance}
+            if not scores:
+                raise _nothing(f"no block has a distance of at most {limit.max_distance}")
+        path = ranked(engine, scores, repair=repair, form=wanted, stop=stop, progress=progress)
+    else:
+        path = greedy(engine, names, rule, repair=repair, form=wanted, stop=stop, progress=progress)
+    return _confirmed(plan, engine, path, limit, evidence, model, source, provider, threads)
+
+
+def _plain(repair: str) -> str:
+    return "affine" if repair == "auto" else repair
+
+
+def _candidates(blocks: Sequence[Block], limit: Limit, form: str) -> list[Block]:
+    if limit.blocks is not None:
+        chosen = [find_block(name, blocks) for name in dict.fromkeys(limit.blocks)]
+        for block in chosen:
+            choose_form(block, form)
+        if not chosen:
+            raise UsageError("--blocks names no block.")
+        return chosen
+    able = [b for b in blocks if b.collapsible and not b.scope and (form == "auto" or Form(form) in b.forms)]
+    if not able:
+        raise _nothing("the model has no block that can go" + ("" if form == "auto" else f" as {form}"))
+    if limit.count is not None and not 1 <= limit.count <= len(able):
+        raise NothingToCollapseError(
+            f"--count {limit.count} is not possible: {len(able)} blocks of this model can go."
+        )
+    return able
+
+
+def _criterion(
+    name: str | None,
+    evidence: Evidence | None,
+    distances: Distances | None,
+    blocks: list[Block],
+    limit: Limit,
+) -> Criterion:
+    if name is not None:
+        rule = get_criterion(name)
+    elif limit.max_distance is not None:
+        rule = get_criterion("mswd")
+    elif evidence is not None:
+        rule = get_criterion("loss" if evidence.choose.labels is not None else "output")
+    else:
+        known = [distances.get(block.name, {}) for block in blocks] if distances else []
+        rule = get_criterion("paired" if any("paired" in d for d in known) else "mswd")
+    if limit.max_distance is not None and rule.distance is None:
+        raise UsageError(f"--max-distance needs a criterion that is a distance, not {rule.name!r}.")
+    if rule.labels and (evidence is None or evidence.choose.labels is None):
+        raise UsageError(f"The criterion {rule.name!r} needs labelled data.")
+    return rule
+
+
+def _plan_without_data(
+    plan: Plan,
+    candidates: list[Block],
+    limit: Limit,
+    rule: Criterion,
+    distances: Distances,
+    form: str,
+    seed: int,
+) -> Plan:
+    evidence: list[dict[str, Any]]
+    if limit.blocks is not None:
+        chosen, evidence = candidates, [{"chosen_by": "user"} for _ in candidates]
+    else:
+        scores = recorded_scores(rule, [block.name for block in candidates], distances, seed=seed)
+        chosen = sorted((b for b in candidates if b.name in scores), key=lambda block: scores[block.name])
+        if limit.count is not None:
+            if limit.count > len(chosen):
+                raise NothingToCollapseError(
+                    f"--count {limit.count} is not possible: only {len(chosen)} blocks have a recorded "
+                    f"{rule.name!r} distance; give --data to rank the others too."
+                )
+            chosen = chosen[: limit.count]
+        elif limit.max_distance is not None:
+            chosen = [block for block in chosen if scores[block.name] <= limit.max_distance]
+            if not chosen:
+                raise _nothing(f"no block has a distance of at most {limit.max_distance}")
+        evidence = [{"criterion": rule.name, "score": scores[block.name]} for block in chosen]
+    cuts = [Cut(block, choose_form(block, form)) for block in chosen]
+    plan.steps = plan_steps(cuts, evidence)
+    plan.evidence = {"measured": False}
+    return plan
+
+
+def _stop(
+    engine: Engine,
+    limit: Limit,
+    model: onnx.ModelProto,
+    speedup: Callable[[onnx.ModelProto], float] | None,
+) -> Callable[[Step], bool]:
+    dense = engine.quality(engine.dense)
+    taken = 0
+
+    def stop(step: Step) -> bool:
+        nonlocal taken
+        taken += 1
+        if limit.count is not None:
+            return taken >= limit.count
+        if limit.max_drop is not None:
+            if dense.score is None or step.quality.score is None:
+                raise UsageError(
+                    "--max-drop needs class scores to compare; use --max-drift for a model without classes."
+                )
+            return dense.score - step.quality.score > limit.max_drop
+        if limit.max_drift is not None:
+            return step.quality.drift > limit.max_drift
+        if limit.min_speedup is not None:
+            if speedup is None:
+                raise UsageError("--min-speedup needs a measurement of the speed-up.")
+            return speedup(collapse_blocks(model, engine.cuts(step.variant))) >= limit.min_speedup
+        return False
+
+    return stop
+
+
+def _confirmed(
+    plan: Plan,
+    engine: Engine,
+    path: list[Step],
+    limit: Limit,
+    evidence: Evidence,
+    model: onnx.ModelProto,
+    source: Path | None,
+    provider: str,
+    threads: int | None,
+) -> Plan:
+    """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
+
+    def outputs(cuts: Sequence[Cut]) -> dict[str, NDArray[Any]]:
+        network = collapse_blocks(model, list(cuts)) if cuts else model
+        session = open_session(
+            network, provider=provider, threads=threads, source=source, label="The plan's model"
+        )
+        return predict(session, evidence.confirm)
+
+    judge = Judge(outputs([]), evidence.confirm.labels)
+    dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
+    depth = len(path)
+    if limit.min_speedup is not None and not path:
+        raise _nothing("there is no block to remove")
+    while depth:
+        step = path[depth - 1]
+        keeps = _keeps(limit, dense_choose, step.quality)
+        if keeps:
+            after = outputs(engine.cuts(step.variant))
+            confirmed = judge.judge(after)
+            if _keeps(limit, dense_confirm, confirmed):
+                break
+        depth -= 1
+    if not depth:
+        raise _nothing("removing even one block exceeds the limit on the confirming samples")
+    chosen = path[:depth]
+    order = {step.block: i for i, step in enumerate(chosen)}
+    cuts = sorted(engine.cuts(chosen[-1].variant), key=lambda cut: order[cut.block.name])
+    plan.steps = plan_steps(
+        cuts,
+        [
+            {"score": step.score, "repair": step.repair, "after_this_step": step.quality.record()}
+            for step in chosen
+        ],
+    )
+    plan.evidence = {
+        "measured": True,
+        "data": evidence.choose.description,
+        "fit_samples": len(evidence.fit),
+        "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
+        "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
+        "confirming": {
+            "dense": dense_confirm.record(),
+            "collapsed": confirmed.record(),
+            **_drop(judge, after),
+        },
+    }
+    return plan
+
+
+def _keeps(limit: Limit, dense: Any, after: Any) -> bool:
+    if limit.max_drop is not None:
+        return bool(dense.score - after.score <= limit.max_drop + 1e-9)
+    if limit.max_drift is not None:
+        return bool(after.drift <= limit.max_drift)
+    return True
+
+
+def _drop(judge: Judge, after: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Drop in points with its paired 95 % interval (normal approximation of the mean paired difference)."""
+    before_right, after_right = judge.correct(judge.dense), judge.correct(after)
+    if before_right is None or after_right is None:
+        return {}
+    difference = 100 * (before_right.astype(np.float64) - after_right.astype(np.float64))
+    mean, n = float(difference.mean()), len(difference)
+    half = 1.96 * float(difference.std()) / max(n - 1, 1) ** 0.5
+    return {"drop_points": mean, "ci95": [mean - half, mean + half]}
+
+
+def _nothing(why: str) -> NothingToCollapseError:
+    return NothingToCollapseError(f"Nothing can be collapsed: {why}.")

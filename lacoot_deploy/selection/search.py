@@ -1,0 +1,166 @@
+"""Searches: the order in which blocks go, with the quality of the network after each removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacoot_deploy.graph.blocks import Form
+from lacoot_deploy.selection.criteria import Criterion
+from lacoot_deploy.selection.engine import Engine, Variant
+from lacoot_deploy.selection.judge import Quality
+
+Progress = Callable[[int, int, str], None]
+
+AUTO_REPAIRS = ("none", "affine", "linear")
+"""Cheapest first: what `auto` chooses from."""
+
+REAL_GAIN = 0.05
+"""A dearer repair must win back this share of what the cheaper one leaves lost, on samples it was not fitted on."""
+
+Z_REAL = 2.0
+"""And its mean gain must be this many standard errors above zero."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One removal along a path.
+
+    Attributes:
+        block: The block that went.
+        score: The criterion's score that chose it.
+        repair: The kind of repair that its removal got.
+        quality: The network after this step, on the judging samples.
+        variant: The network itself.
+    """
+
+    block: str
+    score: float
+    repair: str
+    quality: Quality
+    variant: Variant
+
+
+Stop = Callable[[Step], bool]
+
+
+def ranked(
+    engine: Engine,
+    scores: Mapping[str, float],
+    *,
+    repair: str = "auto",
+    form: Form | None = None,
+    stop: Stop,
+    progress: Progress | None = None,
+) -> list[Step]:
+    """Remove blocks in ascending order of a fixed score (LaCoOT's way), until `stop` says so.
+
+    Args:
+        engine: The network and its samples.
+        scores: Score by block name; these blocks may go.
+        repair: `none`, `affine`, `linear` or `auto`.
+        form: The form in which blocks go; None for each one's best.
+        stop: Whether to end after a step; that step is part of the path.
+        progress: Called with (done, total, what).
+
+    Returns:
+        The steps in order; empty where no block may go.
+    """
+    path: list[Step] = []
+    current = engine.dense
+    for name in sorted(scores, key=lambda n: (scores[n], engine.place[n])):
+        if progress is not None:
+            progress(len(path), len(scores), "removing in ranked order")
+        kind, variant, quality = _try(engine, current, name, repair, form)
+        path.append(Step(name, scores[name], kind, quality, variant))
+        current = variant
+        if stop(path[-1]):
+            break
+    return path
+
+
+def greedy(
+    engine: Engine,
+    names: Sequence[str],
+    criterion: Criterion,
+    *,
+    repair: str = "auto",
+    form: Form | None = None,
+    stop: Stop,
+    progress: Progress | None = None,
+) -> list[Step]:
+    """Try every block that is left after each removal, repairs refitted, and let the cheapest go.
+
+    Args:
+        engine: The network and its samples.
+        names: The blocks that may go.
+        criterion: A trial criterion: its score chooses.
+        repair: `none`, `affine`, `linear` or `auto`.
+        form: The form in which blocks go; None for each one's best.
+        stop: Whether to end after a step; that step is part of the path.
+        progress: Called with (done, total, what).
+
+    Returns:
+        The steps in order; empty where no block may go.
+    """
+    assert criterion.trial is not None
+    path: list[Step] = []
+    left, current = list(names), engine.dense
+    trials, total = 0, len(left) * (len(left) + 1) // 2
+    # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
+    trial_repair = "affine" if repair == "auto" else repair
+    while left:
+        best: tuple[float, int, str] | None = None
+        for name in left:
+            if progress is not None:
+                progress(trials, total, "searching greedily")
+            trials += 1
+            quality = engine.quality(engine.remove(current, [name], form=form, repair=trial_repair))
+            entry = (criterion.trial(quality), engine.place[name], name)
+            best = entry if best is None else min(best, entry)
+        assert best is not None
+        name = best[2]
+        kind, current, quality = _try(engine, current, name, repair, form)
+        path.append(Step(name, best[0], kind, quality, current))
+        left.remove(name)
+        if stop(path[-1]):
+            break
+    return path
+
+
+def _try(
+    engine: Engine, current: Variant, name: str, repair: str, form: Form | None
+) -> tuple[str, Variant, Quality]:
+    """Remove one block with the repair asked for, or with the cheapest that no dearer one really improves on."""
+    kinds = AUTO_REPAIRS if repair == "auto" else (repair,)
+    kind, variant = kinds[0], engine.remove(current, [name], form=form, repair=kinds[0])
+    if len(kinds) > 1:
+        dense = engine.judge.costs(engine.gather(engine.dense))
+        costs = engine.judge.costs(engine.gather(variant))
+        for dearer in kinds[1:]:
+            other = engine.remove(current, [name], form=form, repair=dearer)
+            other_costs = engine.judge.costs(engine.gather(other))
+            if is_real_gain(costs, other_costs, dense):
+                kind, variant, costs = dearer, other, other_costs
+    return kind, variant, engine.quality(variant)
+
+
+def is_real_gain(cheap: NDArray[np.float64], dear: NDArray[np.float64], dense: NDArray[np.float64]) -> bool:
+    """Whether the dearer repair's costs on unseen samples are lower by more than chance and by enough to matter.
+
+    Args:
+        cheap: Cost per sample with the cheaper repair, [N].
+        dear: The same with the dearer one.
+        dense: The same of the dense network.
+    """
+    if not np.isfinite(dear).all():
+        return False
+    if not np.isfinite(cheap).all():
+        return True
+    gain = cheap - dear
+    error = float(gain.std()) / max(len(gain) - 1, 1) ** 0.5
+    harm = max(float((cheap - dense).mean()), 0.0)
+    return bool(gain.mean() > max(Z_REAL * error, REAL_GAIN * harm, 0.0))

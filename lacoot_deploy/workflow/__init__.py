@@ -1,0 +1,1 @@
+"""What each command does, as functions: the rooms put together."""

@@ -1,0 +1,308 @@
+"""`collapse`: makes or takes a plan, applies it, and records what was done in the new file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
+from lacoot_deploy.files import atomic_write_text, check_target
+from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, parse_plan, to_json, write_manifest
+from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.inspecting import Granularity, ModelEntry, Opened, open_model, recorded_distances
+from lacoot_deploy.workflow.measuring import PRODUCER, block_records
+
+if TYPE_CHECKING:
+    import onnx
+
+    from lacoot_deploy.selection.planning import Limit
+
+Progress = Callable[[int, int, str], None]
+
+MAX_PLAN_BYTES = 256 * 1024 * 1024
+
+
+class CollapseResult(BaseModel):
+    """What `collapse --json` prints.
+
+    Attributes:
+        plan: The plan that was applied (or would be, on a dry run).
+        before: The model as it was.
+        after: The model that was written.
+        output: Its path; None on a dry run.
+        notes: What a reader should know, such as blocks found again by structure.
+    """
+
+    schema_version: int = 1
+    plan: Plan
+    before: ModelEntry
+    after: ModelEntry
+    output: str | None
+    notes: list[str]
+
+
+def default_output(path: str | Path) -> Path:
+    """`model.onnx` becomes `model.collapsed.onnx` beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.stem if path.suffix == '.onnx' else path.name}.collapsed.onnx")
+
+
+def collapse(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    limit: Limit | None = None,
+    plan_file: str | Path | None = None,
+    data: DataOptions | None = None,
+    criterion: str | None = None,
+    search: str | None = None,
+    repair: str = "auto",
+    form: str = "auto",
+    granularity: Granularity = "block",
+    probe: bool = True,
+    provider: str = "auto",
+    threads: int | None = None,
+    dry_run: bool = False,
+    plan_out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> CollapseResult:
+    """Delete blocks from a model and write the shorter one.
+
+    With neither `limit` nor `plan_file` the plan recommended in the model's manifest is applied.
+
+    Args:
+        path: An ONNX file; it is not changed.
+        output: The file to write; by default the input's name with `.collapsed.onnx`.
+        limit: How far to go.
+        plan_file: A plan written by an earlier run, to be replayed.
+        data: Calibration data to fit repairs on, to choose and to confirm by.
+        criterion: What ranks the blocks.
+        search: `ranked` or `greedy`.
+        repair: `none`, `affine`, `linear` or `auto`.
+        form: `auto`, `bypass` or `shortcut`.
+        granularity: Whole blocks, or every residual unit as a block of its own.
+        probe: Whether shapes may be settled by a run in ONNX Runtime.
+        provider: Execution provider of trial runs.
+        threads: CPU threads of trial runs.
+        dry_run: Plan only; write no model.
+        plan_out: Where to write the plan as JSON.
+        progress: Called with (done, total, what).
+
+    Raises:
+        UsageError: Options that contradict each other, or no plan is recommended in the file.
+        InputError: A file cannot be read or written, or the plan does not fit the model.
+        NothingToCollapseError: No block can go under the limit.
+    """
+    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.selection.matching import resolve_plan
+
+    path = Path(path)
+    target = default_output(path) if output is None else Path(output)
+    if limit is not None and plan_file is not None:
+        raise UsageError("Give either --plan or a limit, not both.")
+    if not dry_run:
+        check_target(target)
+        if target.exists() and target.resolve() == path.resolve():
+            raise InputError(
+                f"{target} is the input; it is never overwritten. Choose another output with -o."
+            )
+    if plan_out is not None:
+        check_target(plan_out)
+    opened = open_model(path, probe=probe, granularity=granularity)
+    if plan_file is not None:
+        plan = read_plan(plan_file)
+    elif limit is not None:
+        plan = plan_for(
+            opened,
+            limit,
+            data=data,
+            criterion=criterion,
+            search=search,
+            repair=repair,
+            form=form,
+            provider=provider,
+            threads=threads,
+            progress=progress,
+        )
+    else:
+        plan = recommended_plan(opened)
+    if not plan.steps:
+        raise NothingToCollapseError("The plan removes no block.")
+    records = opened.manifest.blocks if opened.manifest is not None else []
+    cuts, notes = resolve_plan(plan, opened.blocks, records)
+    smaller = collapse_blocks(opened.model, cuts)
+    record_history(smaller, opened, plan, [cut.block.name for cut in cuts], granularity)
+    before, after = entry(opened.model, path), entry(smaller, target)
+    if plan_out is not None:
+        atomic_write_text(plan_out, to_json(plan, indent=2) + "\n")
+    if not dry_run:
+        save_model(smaller, target, source=path)
+    return CollapseResult(
+        plan=plan,
+        before=before,
+        after=after,
+        output=None if dry_run else str(target),
+        notes=[*opened.notes, *notes],
+    )
+
+
+def plan_for(
+    opened: Opened,
+    limit: Limit,
+    *,
+    data: DataOptions | None = None,
+    criterion: str | None = None,
+    search: str | None = None,
+    repair: str = "auto",
+    form: str = "auto",
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Make a plan for an opened model; arguments as for `collapse`."""
+    from lacoot_deploy.runtime.measure import measure_blocks
+    from lacoot_deploy.selection.criteria import CRITERIA
+    from lacoot_deploy.selection.planning import Evidence, make_plan
+
+    distances, _ = recorded_distances(opened.manifest, opened.blocks)
+    evidence = None
+    if data is not None:
+        samples = samples_for(opened.model, opened.manifest, data)
+        evidence = Evidence.split(samples, seed=data.seed)
+        wanted = CRITERIA[criterion].distance if criterion in CRITERIA else None
+        if limit.max_distance is not None and criterion is None:
+            wanted = "mswd"
+        able = [b for b in opened.blocks if b.collapsible and not b.scope]
+        if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in able):
+            distances = dict(
+                measure_blocks(
+                    opened.model,
+                    able,
+                    evidence.choose,
+                    seed=data.seed,
+                    provider=provider,
+                    source=opened.path,
+                    split=data.split,
+                    ascent=wanted == "mswd-ascent",
+                )
+            )
+    return make_plan(
+        opened.model,
+        opened.blocks,
+        limit,
+        criterion=criterion,
+        search=search,
+        repair=repair,
+        form=form,
+        evidence=evidence,
+        distances=distances,
+        source=opened.path,
+        provider=provider,
+        threads=threads,
+        seed=0 if data is None else data.seed,
+        progress=progress,
+        speedup=None
+        if limit.min_speedup is None or evidence is None
+        else _speedup(opened, provider, threads),
+    )
+
+
+def _speedup(opened: Opened, provider: str, threads: int | None) -> Callable[[onnx.ModelProto], float]:
+    """Measures how many times as fast a shortened model is: the lower end of the interval, to be safe."""
+    import tempfile
+
+    from lacoot_deploy.bench import bench
+    from lacoot_deploy.graph.io import save_model
+
+    def measure(model: onnx.ModelProto) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            shorter = Path(folder) / "shorter.onnx"
+            save_model(model, shorter, source=opened.path)
+            result = bench(opened.path, shorter, provider=provider, threads=threads)
+        if result.ci95 is None:
+            raise InputError("The speed-up could not be measured.")
+        return float(result.ci95[0])
+
+    return measure
+
+
+def recommended_plan(opened: Opened) -> Plan:
+    """The plan in the model's manifest.
+
+    Raises:
+        UsageError: There is none; the message says what to give instead.
+    """
+    plan = opened.manifest.plan if opened.manifest is not None else None
+    if plan is None:
+        raise UsageError(
+            f"{opened.path} carries no recommended plan: say how far to go with --count, --blocks, --max-distance, "
+            f"--max-drop, --max-drift, --min-speedup or --plan."
+        )
+    return plan
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        InputError: It is missing, too large, or no plan.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise InputError(f"{path} is larger than {MAX_PLAN_BYTES >> 20} MiB; it is no plan.")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"The plan {path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"The plan {path} is no text.") from None
+    return parse_plan(text, path=path)
+
+
+def record_history(
+    smaller: onnx.ModelProto, opened: Opened, plan: Plan, names: list[str], granularity: Granularity = "block"
+) -> None:
+    """Bring the manifest of a collapsed model up to date: the blocks that are left, and what was done."""
+    from lacoot_deploy.graph.discovery import find_blocks
+    from lacoot_deploy.graph.io import fingerprint
+
+    manifest = opened.manifest.model_copy(deep=True) if opened.manifest is not None else Manifest()
+    accuracy_before, accuracy_after = _accuracies(plan)
+    blocks = find_blocks(smaller, granularity=granularity)
+    manifest.producer = PRODUCER
+    manifest.blocks = block_records(blocks, {}, manifest)
+    manifest.plan = None
+    manifest.history = [
+        *manifest.history,
+        CollapseRecord(
+            plan_sha256=plan.digest(),
+            model_sha256_before=fingerprint(opened.model),
+            blocks=names,
+            forms={step.block: step.form for step in plan.steps},
+            repairs={step.block: step.repair.kind for step in plan.steps if step.repair is not None},
+            accuracy_before=accuracy_before,
+            accuracy_after=accuracy_after,
+            producer=PRODUCER,
+        ),
+    ]
+    write_manifest(smaller, manifest)
+
+
+def _accuracies(plan: Plan) -> tuple[float | None, float | None]:
+    confirming: dict[str, Any] = plan.evidence.get("confirming") or {}
+    before, after = confirming.get("dense") or {}, confirming.get("collapsed") or {}
+    return before.get("accuracy"), after.get("accuracy")
+
+
+def entry(model: onnx.ModelProto, path: Path) -> ModelEntry:
+    """Size and cost of a model."""
+    from lacoot_deploy.graph.costs import model_costs
+
+    costs = model_costs(model)
+    return ModelEntry(
+        path=str(path), nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs, opset=costs.opset
+    )

@@ -1,0 +1,86 @@
+"""`compare`: two ONNX files on the same data."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.workflow.data import DataOptions, samples_for
+
+if TYPE_CHECKING:
+    from lacoot_deploy.runtime.compare import Comparison, Limits, Metric
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    data: DataOptions,
+    *,
+    limits: Limits | None = None,
+    metric: str | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Comparison:
+    """How model B's outputs differ from model A's on the same data.
+
+    Limits that are exceeded are listed in the result's `violations`; its `require()` turns them into an error.
+
+    Args:
+        a: The reference; its manifest tells how images become inputs.
+        b: The model in question.
+        data: The samples.
+        limits: What B may differ by.
+        metric: `module:function` of a user's metric (also as `python:module:function`) in place of top-1 accuracy.
+        provider: Execution provider.
+        threads: CPU threads.
+        batch_size: Samples per run.
+        progress: Called with (done, total, what).
+
+    Raises:
+        InputError: A file cannot be used, the data does not fit, or the two signatures differ.
+        ProviderError: The provider does not run a model here.
+    """
+    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.manifest import read_manifest
+    from lacoot_deploy.runtime.compare import compare_models
+    from lacoot_deploy.runtime.sessions import open_session
+
+    a, b = Path(a), Path(b)
+    model = load_model(a)
+    load_model(b)
+    manifest = read_manifest(model, path=a)
+    function = None if metric is None else _metric(metric)
+    samples = samples_for(model, manifest, data)
+    sessions = [open_session(path, provider=provider, threads=threads) for path in (a, b)]
+    return compare_models(
+        sessions[0],
+        sessions[1],
+        samples,
+        metric=function,
+        limits=limits,
+        batch_size=batch_size,
+        progress=None if progress is None else lambda done, total: progress(done, total, "comparing"),
+    )
+
+
+def _metric(target: str) -> Metric:
+    module_name, _, function_name = target.removeprefix("python:").partition(":")
+    if not module_name or not function_name:
+        raise UsageError("--metric is given as python:module:function.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function: Any = getattr(importlib.import_module(module_name), function_name, None)
+    except ImportError as error:
+        raise InputError(f"The module {module_name!r} of the metric cannot be imported: {error}.") from None
+    if not callable(function):
+        raise InputError(f"{module_name} has no function {function_name!r}.")
+    checked: Metric = function
+    return checked

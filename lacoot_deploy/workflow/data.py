@@ -1,0 +1,83 @@
+"""What `--data` and its companions say, resolved against a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lacoot_deploy.data import Samples, load_samples
+from lacoot_deploy.errors import UsageError
+from lacoot_deploy.manifest import Manifest, PreprocessingRecord
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """A data specification with the options that say how to read it.
+
+    Attributes:
+        spec: As in `--data`.
+        split: Part of an image source.
+        limit: At most that many samples.
+        seed: Seed of their choice.
+        mean: Per channel on the 0..1 scale, where the model has no manifest.
+        std: Likewise.
+        size: Height and width, likewise.
+    """
+
+    spec: str
+    split: str = "test"
+    limit: int | None = None
+    seed: int = 0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None
+
+
+def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: DataOptions) -> Samples:
+    """The samples that the options name, as inputs of the model.
+
+    Raises:
+        UsageError: The options do not make sense together.
+        InputError: The data is missing or does not fit the model.
+    """
+    from lacoot_deploy.runtime.feeds import model_inputs
+
+    return load_samples(
+        options.spec,
+        inputs=model_inputs(model),
+        preprocessing=_preprocessing(model, manifest, options),
+        split=options.split,
+        limit=options.limit,
+        seed=options.seed,
+    )
+
+
+def _preprocessing(
+    model: onnx.ModelProto, manifest: Manifest | None, options: DataOptions
+) -> PreprocessingRecord | None:
+    from lacoot_deploy.runtime.feeds import model_inputs
+
+    given = (options.mean, options.std, options.size)
+    recorded = manifest.preprocessing if manifest is not None else None
+    if given == (None, None, None):
+        return recorded
+    mean = options.mean or (tuple(recorded.mean) if recorded is not None else None)
+    std = options.std or (tuple(recorded.std) if recorded is not None else None)
+    if mean is None or std is None:
+        raise UsageError("Give --mean and --std together, on the 0..1 scale, one value or one per channel.")
+    if len(mean) != len(std):
+        raise UsageError(f"--mean has {len(mean)} values and --std has {len(std)}.")
+    size = options.size or (recorded.size if recorded is not None else None)
+    shape = model_inputs(model)[0].shape
+    if size is None:
+        fixed = [d for d in shape[2:4] if isinstance(d, int)]
+        if len(shape) != 4 or len(fixed) != 2:
+            raise UsageError("The model does not fix the image size: give --size.")
+        size = (fixed[0], fixed[1])
+    channels = recorded.channels if recorded is not None else max(len(mean), 3 if len(mean) != 1 else 1)
+    if recorded is None and len(shape) == 4 and isinstance(shape[1], int) and shape[1] in (1, 3):
+        channels = shape[1]
+    return PreprocessingRecord(mean=list(mean), std=list(std), size=size, channels=channels)

@@ -1,0 +1,180 @@
+"""`inspect`: the blocks of any ONNX file, with what each costs and why one cannot go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field
+
+from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.manifest import DistanceRecord, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    import onnx
+
+Granularity = Literal["block", "unit"]
+
+
+class ReasonEntry(BaseModel):
+    """Why a block cannot go."""
+
+    code: str
+    text: str
+    values: list[str]
+
+
+class BlockEntry(BaseModel):
+    """One block of `inspect --json`; see `graph.blocks.Block` for the fields."""
+
+    name: str
+    input: str
+    output: str
+    units: list[str]
+    forms: list[str]
+    shape: list[int | str | None] | None
+    dtype: str | None
+    nodes: list[str]
+    parameters: int
+    macs: int | None
+    collapsible: bool
+    reason: ReasonEntry | None
+    distance: dict[str, DistanceRecord] | None
+
+
+class ModelEntry(BaseModel):
+    """The model of `inspect --json`."""
+
+    path: str
+    nodes: int
+    parameters: int
+    macs: int | None
+    opset: int
+
+
+class Inspection(BaseModel):
+    """What `inspect --json` prints."""
+
+    schema_version: int = 1
+    model: ModelEntry
+    blocks: list[BlockEntry]
+    notes: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model with its manifest and its blocks.
+
+    Attributes:
+        model: The model, external data not loaded.
+        path: Its file.
+        manifest: Its manifest; None where it has none.
+        blocks: Its blocks.
+        notes: How things were settled that the file alone does not say.
+    """
+
+    model: onnx.ModelProto
+    path: Path
+    manifest: Manifest | None
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+
+
+def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:
+    """Load a model and find its blocks.
+
+    Args:
+        path: An ONNX file.
+        probe: Where shapes around a merge stay unknown statically, settle them by one run in ONNX Runtime on
+            generated input.
+        granularity: Whole blocks, or every residual unit as a block of its own.
+
+    Raises:
+        InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
+    """
+    from lacoot_deploy.graph.discovery import find_blocks
+    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.shapes import undecided_values
+
+    path = Path(path)
+    model = load_model(path)
+    manifest = read_manifest(model, path=path)
+    notes: tuple[str, ...] = ()
+    shapes = None
+    undecided = undecided_values(model) if probe else ()
+    if undecided:
+        from lacoot_deploy.errors import LacootError
+        from lacoot_deploy.runtime.probe import probe_shapes
+
+        try:
+            shapes = probe_shapes(model, undecided, source=path)
+            notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
+        except LacootError as error:
+            notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)
+    blocks = find_blocks(model, shapes=shapes, granularity=granularity)
+    return Opened(model, path, manifest, blocks, notes)
+
+
+def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Inspection:
+    """The blocks of an ONNX file: structure, cost, recorded distance, and for each whether it can go.
+
+    Args:
+        path: An ONNX file.
+        probe: See `open_model`.
+        granularity: Whole blocks, or every residual unit as a block of its own.
+
+    Raises:
+        InputError: The file is missing, malformed or unsupported.
+    """
+    from lacoot_deploy.graph.costs import model_costs
+
+    opened = open_model(path, probe=probe, granularity=granularity)
+    costs = model_costs(opened.model)
+    recorded, notes = recorded_distances(opened.manifest, opened.blocks)
+    return Inspection(
+        model=ModelEntry(
+            path=str(path), nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs, opset=costs.opset
+        ),
+        blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
+        notes=[*opened.notes, *notes],
+    )
+
+
+def recorded_distances(
+    manifest: Manifest | None, blocks: Sequence[Block]
+) -> tuple[dict[str, dict[str, DistanceRecord]], tuple[str, ...]]:
+    """The manifest's distances by the name that each block has in this file, with notes on re-matched names."""
+    from lacoot_deploy.selection.matching import match_records
+
+    if manifest is None:
+        return {}, ()
+    match = match_records(manifest.blocks, blocks)
+    found = {
+        match.blocks[record.name].name: record.distances
+        for record in manifest.blocks
+        if record.name in match.blocks and record.distances
+    }
+    return found, match.notes
+
+
+def _entry(block: Block, distances: dict[str, DistanceRecord] | None) -> BlockEntry:
+    reason = block.reason
+    return BlockEntry(
+        name=block.name,
+        input=block.input,
+        output=block.output,
+        units=[unit.name for unit in block.units],
+        forms=[form.value for form in block.forms],
+        shape=None if block.shape is None else list(block.shape),
+        dtype=block.dtype,
+        nodes=list(block.nodes),
+        parameters=block.parameters,
+        macs=block.macs,
+        collapsible=block.collapsible,
+        reason=None
+        if reason is None
+        else ReasonEntry(code=reason.code, text=reason.text, values=list(reason.values)),
+        distance=distances,
+    )

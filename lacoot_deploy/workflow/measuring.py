@@ -1,0 +1,94 @@
+"""`measure`: distances of every block by ONNX Runtime, written into the manifest of a copy of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lacoot_deploy import __version__
+from lacoot_deploy.errors import InputError
+from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.manifest import BlockRecord, DistanceRecord, Manifest, write_manifest
+from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
+
+Progress = Callable[[int, int, str], None]
+
+PRODUCER = f"lacoot-deploy {__version__}"
+
+
+def measure(
+    path: str | Path,
+    output: str | Path,
+    data: DataOptions,
+    *,
+    projections: int = 50,
+    provider: str = "auto",
+    progress: Progress | None = None,
+) -> Inspection:
+    """Measure how far each block's output is from its input and record it in a copy of the model.
+
+    Args:
+        path: An ONNX file.
+        output: The file to write; must not be the input.
+        data: Calibration data.
+        projections: Random directions of the sampled distance.
+        provider: Execution provider.
+        progress: Called with (done, total, what).
+
+    Returns:
+        The inspection of the written file.
+
+    Raises:
+        InputError: A file cannot be read or written, the data does not fit, or no block can be measured.
+        ProviderError: The provider does not run the model here.
+    """
+    from lacoot_deploy.files import check_target
+    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.runtime.measure import measure_blocks
+
+    path, output = Path(path), Path(output)
+    check_target(output)
+    opened = open_model(path)
+    samples = samples_for(opened.model, opened.manifest, data)
+    able = [block for block in opened.blocks if block.collapsible and not block.scope]
+    if not able:
+        raise InputError(f"{path} has no block that can be measured; see 'lacoot-deploy inspect {path}'.")
+    measured = measure_blocks(
+        opened.model,
+        able,
+        samples,
+        seed=data.seed,
+        projections=projections,
+        provider=provider,
+        source=path,
+        split=data.split,
+        progress=None if progress is None else lambda done, total: progress(done, total, "measuring"),
+    )
+    manifest = opened.manifest or Manifest()
+    manifest.producer = PRODUCER
+    manifest.blocks = block_records(opened.blocks, measured, manifest)
+    write_manifest(opened.model, manifest)
+    save_model(opened.model, output, source=path)
+    return inspect(output)
+
+
+def block_records(
+    blocks: tuple[Block, ...],
+    measured: dict[str, dict[str, DistanceRecord]],
+    manifest: Manifest | None,
+) -> list[BlockRecord]:
+    """Records of all blocks as they are in a model: new distances over those that the manifest already has."""
+    before, _ = recorded_distances(manifest, blocks)
+    return [
+        BlockRecord(
+            name=block.name,
+            input=block.input,
+            output=block.output,
+            shape=None if block.shape is None else list(block.shape),
+            units=[unit.name for unit in block.units],
+            distances={**before.get(block.name, {}), **measured.get(block.name, {})},
+        )
+        for block in blocks
+        if block.collapsible
+    ]

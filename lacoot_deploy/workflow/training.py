@@ -1,0 +1,203 @@
+"""`train` and `export`: from a recipe to an ONNX file that carries distances and a recommended plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel
+
+from lacoot_deploy.data import ImageSet, Samples, load_images, normalise
+from lacoot_deploy.errors import NothingToCollapseError, UsageError
+from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, write_manifest
+from lacoot_deploy.workflow.inspecting import open_model
+
+if TYPE_CHECKING:
+    from lacoot_deploy.selection.planning import Evidence
+    from lacoot_deploy.training.recipe import Recipe
+    from lacoot_deploy.training.run import Progress, TrainResult
+
+FIT_SAMPLES = 1024
+CHOOSE_SAMPLES = 5000
+
+
+class TrainSummary(BaseModel):
+    """What `train --json` prints.
+
+    Attributes:
+        run: The run folder.
+        model: The exported ONNX file.
+        checkpoint: The checkpoint of the last epoch.
+        epochs: Epochs trained.
+        seconds: Training time over all starts of the run, validation included.
+        device: What it ran on.
+        val_accuracy: Accuracy on validation images after the last epoch, in percent.
+        plan: The recommended plan; None where no block can go within the recipe's max_drop.
+    """
+
+    schema_version: int = 1
+    run: str
+    model: str
+    checkpoint: str
+    epochs: int
+    seconds: float
+    device: str
+    val_accuracy: float
+    plan: Plan | None
+
+
+class ExportSummary(BaseModel):
+    """What `export --json` prints."""
+
+    schema_version: int = 1
+    checkpoint: str
+    model: str
+    blocks: int
+    export_drift: float
+
+
+def train(
+    recipe: str | Path | Recipe | None,
+    out: str | Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    planning: Callable[[int, int, str], None] | None = None,
+) -> TrainSummary:
+    """Train, measure, export and recommend a plan; everything lands in the run folder.
+
+    Args:
+        recipe: A recipe, the path of one, or None for the embedded digits demo.
+        out: The run folder.
+        overrides: `key=value` settings on top of the recipe.
+        resume: Go on with an interrupted run.
+        progress: Is told about epochs and notes.
+        note: Is told what happens after training, in sentences.
+        planning: Called with (done, total, what) while the plan is searched.
+
+    Raises:
+        UsageError: Unknown settings, or the folder holds another run.
+        InputError: Data, weights or folder cannot be used.
+        VerificationError: Training diverged or the export differs from PyTorch.
+        ProviderError: CUDA was asked for and is not there.
+    """
+    from lacoot_deploy.training.recipe import load_recipe
+    from lacoot_deploy.training.run import train as run
+
+    if recipe is None or isinstance(recipe, (str, Path)):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise UsageError("Overrides go with a recipe file, not with a ready recipe.")
+    result = run(recipe, Path(out), resume=resume, progress=progress)
+    plan = recommend(result, recipe, note=note, planning=planning)
+    return TrainSummary(
+        run=str(result.folder),
+        model=str(result.model),
+        checkpoint=str(result.checkpoint),
+        epochs=len(result.epochs),
+        seconds=result.seconds,
+        device=result.device,
+        val_accuracy=result.epochs[-1].val_accuracy,
+        plan=plan,
+    )
+
+
+def recommend(
+    result: TrainResult,
+    recipe: Recipe,
+    *,
+    note: Callable[[str], None] = lambda text: None,
+    planning: Callable[[int, int, str], None] | None = None,
+) -> Plan | None:
+    """Search the exported model for the deepest plan within the recipe's max_drop and record it in the file.
+
+    Repairs are fitted on unaugmented training images; one half of the validation images chooses, the other confirms.
+    """
+    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.selection.planning import Limit, make_plan
+
+    opened = open_model(result.model)
+    manifest = opened.manifest or Manifest()
+    assert manifest.preprocessing is not None
+    evidence = training_evidence(recipe, manifest.preprocessing)
+    note(f"Searching for the blocks that can go at a validation drop of at most {recipe.max_drop:g} points.")
+    try:
+        plan = make_plan(
+            opened.model,
+            opened.blocks,
+            Limit(max_drop=recipe.max_drop),
+            evidence=evidence,
+            source=result.model,
+            seed=recipe.seed,
+            progress=planning,
+        )
+    except NothingToCollapseError as error:
+        note(str(error))
+        return None
+    manifest.plan = plan
+    write_manifest(opened.model, manifest)
+    # A new file in place of the old: save_model never writes over its own source, and there is no external data.
+    save_model(opened.model, result.model)
+    return plan
+
+
+def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evidence:
+    """Training images to fit on, halves of the validation images to choose and confirm by."""
+    from lacoot_deploy.selection.planning import Evidence
+
+    def samples(images: ImageSet, limit: int, what: str) -> Samples:
+        if len(images) > limit:
+            order = np.random.default_rng(recipe.seed).permutation(len(images))[:limit]
+            images = images.take(np.sort(order))
+        feeds = {"input": normalise(images.images, preprocessing)}
+        return Samples(feeds, images.labels, f"{recipe.data} [{what}]".replace(_folder(recipe.data), ""))
+
+    size = None if recipe.size is None else (recipe.size, recipe.size)
+    options = {"size": size, "val_fraction": recipe.val_fraction}
+    train = load_images(recipe.data, "train", **options)  # type: ignore[arg-type]
+    val = load_images(recipe.data, "val", **options)  # type: ignore[arg-type]
+    held = samples(val, CHOOSE_SAMPLES, "val")
+    order = np.random.default_rng(recipe.seed).permutation(len(held))
+    half = len(held) // 2
+    return Evidence(
+        fit=samples(train, FIT_SAMPLES, "train"),
+        choose=held.take(np.sort(order[:half])),
+        confirm=held.take(np.sort(order[half:])),
+    )
+
+
+def _folder(spec: str) -> str:
+    """The folder part of a source's path, which has no place in a file that ships."""
+    _, _, path = spec.partition(":")
+    parent = str(Path(path).parent) if path else ""
+    return "" if parent in ("", ".") else parent.rstrip("/") + "/"
+
+
+def export(checkpoint: str | Path, output: str | Path) -> ExportSummary:
+    """Export a checkpoint to ONNX with its manifest, checked against PyTorch before it is written.
+
+    Args:
+        checkpoint: A run folder or a checkpoint file in one.
+        output: The ONNX file to write.
+
+    Raises:
+        InputError: The checkpoint cannot be used or the output cannot be written.
+        VerificationError: The exported model's outputs differ from PyTorch's.
+    """
+    from lacoot_deploy.errors import InputError
+    from lacoot_deploy.training.finish import export_checkpoint
+
+    checkpoint, output = Path(checkpoint), Path(output)
+    if not checkpoint.exists():
+        raise InputError(f"{checkpoint} does not exist; give a run folder or its checkpoint file.")
+    manifest, drift = export_checkpoint(checkpoint, output)
+    return ExportSummary(
+        checkpoint=str(checkpoint),
+        model=str(output),
+        blocks=len(manifest.blocks),
+        export_drift=drift.relative,
+    )
