@@ -6,7 +6,7 @@ Knows tensors and arrays; knows nothing of ONNX, of runtimes or of training loop
 from __future__ import annotations
 
 from lacoot_deploy.transport.directions import Directions, random_directions
-from lacoot_deploy.transport.distance import max_sliced_wasserstein
+from lacoot_deploy.transport.distance import max_sliced_wasserstein, max_sliced_wasserstein_each
 from lacoot_deploy.transport.floor import floor
 from lacoot_deploy.transport.maps import affine_least_squares, affine_map, linear_least_squares, linear_map
 from lacoot_deploy.transport.moments import ChannelMoments, JointMoments
@@ -23,6 +23,7 @@ __all__ = [
     "linear_least_squares",
     "linear_map",
     "max_sliced_wasserstein",
+    "max_sliced_wasserstein_each",
     "paired_distance",
     "random_directions",
 ]

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from lacoot_deploy.errors import UsageError
+from lacoot_deploy.transport import buffers
 
 FOLD_WIDTH = 1024
 FOLD_BLOCKS = 4
@@ -106,10 +107,14 @@ def random_directions(
 
 def _fold(rows: Tensor, signs: Tensor, width: int) -> Tensor:
     """Sum signed features that lie `width` apart: [N, D] to [N, width], reading the samples once."""
-    features, wide = rows.shape[1], FOLD_BLOCKS * width
-    if features <= wide:
-        wide = width
-    folded = rows[:, :wide] * signs[:wide]
+    features = rows.shape[1]
+    if rows.device.type == "cpu":
+        wide = FOLD_BLOCKS * width if features > FOLD_BLOCKS * width else width
+    else:
+        # Few launches count for more than few bytes.
+        wide = features - features % width
+    folded = buffers.empty((rows.shape[0], wide), signs.dtype, rows.device)
+    torch.mul(rows[:, :wide], signs[:wide], out=folded)
     for start in range(wide, features, wide):
         stop = min(start + wide, features)
         # In place and slice by slice: the accumulator stays in the cache, no copy of the samples is made.

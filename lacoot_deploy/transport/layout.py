@@ -46,6 +46,11 @@ def as_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.permute(order).flatten(1), y.permute(order).flatten(1)
 
 
+def thin_out(x: Tensor, stride: int) -> Tensor:
+    """Every stride-th position along each axis from the third on; a view."""
+    return x if stride == 1 else x[(slice(None), slice(None), *[slice(None, None, stride)] * (x.dim() - 2))]
+
+
 def accumulation_dtype(x: Tensor, y: Tensor) -> torch.dtype:
     """The type to compute in: float64 where an argument is, float32 for everything narrower."""
     return torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32

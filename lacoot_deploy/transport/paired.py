@@ -28,8 +28,7 @@ def paired_distance(x: Tensor, y: Tensor) -> Tensor:
     dtype = accumulation_dtype(x, y)
     change = (y.to(dtype) - x.to(dtype)).square().sum()
     size = x.to(dtype).square().sum()
-    ratio = torch.where(change > 0, change / size, torch.zeros_like(change))
-    return _safe_sqrt(ratio)
+    return _safe_sqrt(change / torch.where((size > 0) | (change > 0), size, 1))
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Matching:
-    """The optimal matching of two projected samples along one direction.
+    """The optimal matching of two projected samples along one direction; fields may share leading axes.
 
     Attributes:
         value: W_p, a scalar.
@@ -27,25 +28,27 @@ def best_matching(projected_x: Tensor, projected_y: Tensor, p: float) -> tuple[M
     """The matching along the direction with the largest W_p, and the index of that direction.
 
     Args:
-        projected_x: [K, N].
-        projected_y: [K, N].
+        projected_x: [..., K, N].
+        projected_y: [..., K, N].
         p: Order of the distance, at least 1.
     """
-    # Two sorts, not one of a stack: torch sorts a flat batch several times faster.
-    sorted_x, order_x = projected_x.sort(dim=-1)
-    sorted_y, order_y = projected_y.sort(dim=-1)
-    differences = sorted_x - sorted_y
-    costs = power_mean(differences, p)
-    index = costs.argmax()
-    # Selecting by tensor: indexing would ask the device for the number and wait for it.
-    chosen, cost, ranks_x, ranks_y = (
-        values.index_select(0, index.reshape(1)).squeeze(0)
-        for values in (differences, costs, order_x, order_y)
-    )
-    pull = derivative(chosen, cost, p)
-    pull_x = torch.empty_like(pull).scatter_(0, ranks_x, pull)
-    pull_y = torch.empty_like(pull).scatter_(0, ranks_y, -pull)
-    return Matching(cost, pull_x, pull_y), index
+    differences = _sort(projected_x) - _sort(projected_y)
+    value, index = power_mean(differences, p).max(dim=-1)
+    # Gathering, not indexing: an index would have to be known to the host, which would wait for the device.
+    chosen = index[..., None, None].expand(*index.shape, 1, projected_x.shape[-1])
+    pull = derivative(differences.gather(-2, chosen).squeeze(-2), value, p)
+    pulls = [
+        torch.empty_like(pull).scatter_(-1, projected.gather(-2, chosen).squeeze(-2).argsort(), signed)
+        for projected, signed in ((projected_x, pull), (projected_y, -pull))
+    ]
+    return Matching(value, pulls[0], pulls[1]), index
+
+
+def _sort(projected: Tensor) -> Tensor:
+    """Sort the last axis. On the CPU by numpy: without the order, which only the winner needs, it is 5 times faster."""
+    if projected.device.type == "cpu":
+        return torch.from_numpy(np.sort(projected.numpy(), axis=-1))
+    return projected.sort(dim=-1).values
 
 
 def power_mean(differences: Tensor, p: float) -> Tensor:
@@ -58,7 +61,10 @@ def power_mean(differences: Tensor, p: float) -> Tensor:
 
 
 def derivative(differences: Tensor, cost: Tensor, p: float) -> Tensor:
-    """Derivative of `power_mean` by the differences [..., N], given its value [...]; zero where that is zero."""
+    """Derivative of `power_mean` by the differences [..., N], given its value [...]; zero where that is zero.
+
+    With d_i the differences and W their power mean it is sign(d_i) (|d_i| / W)^(p-1) / N.
+    """
     scale = cost.unsqueeze(-1)
     # Dividing before taking the power keeps tiny distances exact; the guard keeps 0 / 0 out of the gradient.
     ratio = torch.where(scale > 0, differences / torch.where(scale > 0, scale, 1), 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import max_sliced_wasserstein, random_directions
+from lacoot_deploy.transport import max_sliced_wasserstein, max_sliced_wasserstein_each, random_directions
 
 
 def reference(x: np.ndarray, y: np.ndarray, directions: np.ndarray, p: float) -> float:
@@ -109,7 +109,7 @@ def test_half_precision_is_accumulated_in_float32() -> None:
         )
         value.backward()
         assert value.dtype == torch.float32
-        assert float(value.detach()) == pytest.approx(float(exact), rel=1e-5)
+        assert float(value.detach()) == pytest.approx(float(exact.detach()), rel=1e-5)
         assert half_x.grad.dtype == dtype
 
 
@@ -127,3 +127,70 @@ def test_refuses_what_is_no_pair() -> None:
         max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), p=0.5)
     with pytest.raises(UsageError, match="estimator"):
         max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), estimator="guess")
+
+
+def test_several_pairs_at_once_are_the_same_as_one_by_one() -> None:
+    pairs = [pair(8, 5, 30, 30), pair(8, 40, seed=1), pair(8, 5, 30, 30, seed=2)]
+    for same_shapes in (pairs, pairs[::2]):
+        for estimator in ("sampled", "ascent"):
+            generator = torch.Generator().manual_seed(0)
+            one_by_one = [
+                max_sliced_wasserstein(x, y, generator=generator, estimator=estimator) for x, y in same_shapes
+            ]
+            generator.manual_seed(0)
+            together = max_sliced_wasserstein_each(same_shapes, generator=generator, estimator=estimator)
+            torch.testing.assert_close(together, one_by_one)
+    with pytest.raises(UsageError, match="as many samples"):
+        max_sliced_wasserstein_each([pair(8, 5), pair(7, 5)])
+    assert max_sliced_wasserstein_each([]) == []
+
+
+def test_stride_looks_at_the_smaller_maps_and_gives_them_the_gradient() -> None:
+    x, y = pair(8, 3, 9, 9)
+    x.requires_grad_()
+    value = max_sliced_wasserstein(x, y, stride=2, generator=torch.Generator().manual_seed(0))
+    expected = max_sliced_wasserstein(
+        x[:, :, ::2, ::2], y[:, :, ::2, ::2], generator=torch.Generator().manual_seed(0)
+    )
+    assert float(value.detach()) == float(expected.detach())
+    value.backward()
+    assert x.grad[:, :, ::2, ::2].abs().sum() > 0
+    assert not x.grad[:, :, 1::2].any()
+
+
+def test_values_along_structured_directions_have_the_distribution_of_those_along_uniform_ones() -> None:
+    """Means within their standard error; activations with common mean and a few strong features."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.rand(6000, generator=generator) ** 4
+    x = torch.relu(torch.randn(64, 6000, generator=generator)) * scale
+    y = x * 0.8 + 0.1 * torch.randn(64, 6000, generator=generator) * scale
+    values = {
+        width: torch.stack(
+            [
+                max_sliced_wasserstein(
+                    x, y, directions=random_directions(6000, 50, generator=generator, width=width)
+                )
+                for _ in range(200)
+            ]
+        )
+        for width in (1024, 6000)
+    }
+    means = {width: float(v.mean()) for width, v in values.items()}
+    assert means[1024] == pytest.approx(means[6000], rel=0.05)
+    assert float(values[1024].std()) == pytest.approx(float(values[6000].std()), rel=0.3)
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    x, y = pair(32, 6000)
+    plain = max_sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = max_sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(0))
+    assert float(cast) == pytest.approx(float(plain), rel=1e-6)
+
+
+def test_autograd_keeps_one_vector_of_the_size_of_a_sample() -> None:
+    x, y = (a.requires_grad_() for a in pair(64, 9000))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        max_sliced_wasserstein(x, y)
+    assert sum(kept) == 9000 + 2 * 64
