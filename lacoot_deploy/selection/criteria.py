@@ -92,6 +92,7 @@ def recorded_scores(
     recorded = [name for name in names if criterion.distance in distances.get(name, {})]
     if not recorded:
         raise InputError(
-            f"No {criterion.distance!r} distance is recorded in the model: give --data, or run 'lacoot-deploy measure' first."
+            f"No {criterion.distance!r} distance is recorded in the model: give --data, or run "
+            f"'lacoot-deploy measure' first."
         )
     return {name: distances[name][criterion.distance].value for name in recorded}
