@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -33,6 +33,7 @@ class Scope:
         outer: The scope around it.
         tensors: Its tensors by name, as they were before surgery.
         producers: Its nodes by output name, as they were before surgery.
+        inserted: New nodes by the identity of the node that they go before.
     """
 
     graph: Any
@@ -40,6 +41,11 @@ class Scope:
     outer: Scope | None
     tensors: dict[str, Any]
     producers: dict[str, Any]
+    inserted: dict[int, list[Any]] = field(default_factory=dict)
+
+    def insert(self, nodes: Sequence[Any], before: Any) -> None:
+        """Note new nodes that go before one that was there; `Cutter.finish` puts them in."""
+        self.inserted.setdefault(id(before), []).extend(nodes)
 
     def find(self, name: str) -> Any | None:
         """The tensor of that name that nodes of this graph see."""
@@ -90,13 +96,9 @@ class Cutter:
         Raises:
             InputError: A block is not there.
         """
-        placed = []
-        for cut in cuts:
-            scope = self._scope_of(cut.block)
-            place = _position(scope.graph, scope.producers[cut.block.output])
-            placed.append((self._scopes.index(scope), place, cut, scope))
-        placed.sort(key=lambda entry: entry[:2])
-        return [(cut, scope) for _, _, cut, scope in placed]
+        order = {id(node): place for place, node in enumerate(n for s in self._scopes for n in s.graph.nodes)}
+        placed = [(cut, self._scope_of(cut.block)) for cut in cuts]
+        return sorted(placed, key=lambda entry: order[id(entry[1].producers[entry[0].block.output])])
 
     def _scope_of(self, block: Block) -> Scope:
         needed = [block.output, *(unit.merge for unit in block.units)]
@@ -201,8 +203,7 @@ class Cutter:
             return
         self._detach(target, producer)
         chain.end_in(target)
-        place = _position(scope.graph, producer)
-        scope.graph.nodes[place:place] = chain.nodes
+        scope.insert(chain.nodes, producer)
 
     def _detach(self, target: Any, producer: Any) -> None:
         """Give the output slot of a node that may live on to a value of its own."""
@@ -228,8 +229,8 @@ class Cutter:
             tensor = self._replaced[id(tensor)]
         return tensor
 
-    def settle_outputs(self) -> None:
-        """Give every public output whose value was replaced its name back.
+    def finish(self) -> None:
+        """Put the new nodes in their places, and give every public output whose value was replaced its name back.
 
         The new source takes over the name where it is an inner value of the same graph. A graph input, an initializer,
         a value from outside or one that is a public output already keeps its own, and an Identity stands between.
@@ -238,7 +239,8 @@ class Cutter:
 
         for scope in self._scopes:
             graph = scope.graph
-            inner = {id(tensor) for node in graph.nodes for tensor in node.outputs}
+            nodes = (*graph.nodes, *(new for news in scope.inserted.values() for new in news))
+            inner = {id(tensor) for node in nodes for tensor in node.outputs}
             for slot, output in enumerate(list(graph.outputs)):
                 source = self.resolve(output)
                 if source is output:
@@ -252,14 +254,15 @@ class Cutter:
                     self._detach(output, producer)
                     name = Chain(source, prefix=output.name, taken=self._taken).name("Identity")
                     keep = gs.Node("Identity", name=name, inputs=[source], outputs=[output])
-                    graph.nodes.insert(_position(graph, producer), keep)
+                    scope.insert([keep], producer)
+            if scope.inserted:
+                graph.nodes = [
+                    new for node in graph.nodes for new in (*scope.inserted.get(id(node), ()), node)
+                ]
 
 
 def _defined_tensors(graph: Any) -> dict[str, Any]:
-    tensors = {
-        tensor.name: tensor for tensor in graph.tensors().values() if type(tensor).__name__ == "Constant"
-    }
-    tensors.update((tensor.name, tensor) for tensor in graph.inputs)
+    tensors = {tensor.name: tensor for tensor in graph.inputs}
     tensors.update((tensor.name, tensor) for node in graph.nodes for tensor in node.outputs if tensor.name)
     return tensors
 
@@ -271,11 +274,6 @@ def _producers(graph: Any) -> dict[str, Any]:
             if tensor.name and producers.setdefault(tensor.name, node) is not node:
                 raise InputError(f"The model is not valid: {tensor.name} is computed by two nodes.")
     return producers
-
-
-def _position(graph: Any, node: Any) -> int:
-    # list.index would compare nodes field by field.
-    return next(place for place, other in enumerate(graph.nodes) if other is node)
 
 
 def _all_names(model: onnx.ModelProto) -> set[str]:

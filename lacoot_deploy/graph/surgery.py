@@ -41,7 +41,7 @@ def collapse_blocks(model: onnx.ModelProto, cuts: Sequence[Cut]) -> onnx.ModelPr
     live_before, original = live_nodes(graph), cutter.node_ids()
     for cut, scope in cutter.in_graph_order(cuts):
         cutter.apply(cut, scope)
-    cutter.settle_outputs()
+    cutter.finish()
     drop_dead_nodes(graph, live_before=live_before, original=original)
     if cuts:
         carry_over(result, _export(graph))
