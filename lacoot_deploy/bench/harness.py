@@ -177,6 +177,14 @@ def _settled(times: Sequence[float]) -> bool:
     return after >= before * (1 - STABLE)
 
 
+def undisturbed(times: Sequence[float]) -> float:
+    """The median over groups of a few successive runs of the fastest in the group, as visits count."""
+    size = FEWEST_VISIT_RUNS
+    whole = len(times) // size * size
+    groups = np.asarray(times[:whole]).reshape(-1, size) if whole else np.asarray([times])
+    return float(np.median(groups.min(axis=1)))
+
+
 def _visit_runs(seconds: float) -> int:
     """How many timed runs a visit has when a run takes that long."""
     if seconds > SINGLE_RUN_SECONDS:

@@ -17,12 +17,12 @@ from lacoot_deploy.bench.environment import Activity, gpu_name, noise_warnings
 from lacoot_deploy.bench.process import ask
 from lacoot_deploy.bench.protocol import (
     ContestantReport,
-    FeedOptions,
     ModelFile,
     Request,
     Response,
     RunOptions,
 )
+from lacoot_deploy.bench.requests import feed_options, model_file
 from lacoot_deploy.bench.result import BenchResult, Environment, ModelLatency, RawSamples, Variant
 from lacoot_deploy.bench.statistics import (
     noise_floor,
@@ -31,13 +31,11 @@ from lacoot_deploy.bench.statistics import (
     summarise,
     verdict,
 )
-from lacoot_deploy.errors import InputError, LacootError, UsageError
+from lacoot_deploy.errors import LacootError, UsageError
 from lacoot_deploy.runtime.machine import describe_machine
 
 if TYPE_CHECKING:
-    import onnx
-
-    Model = onnx.ModelProto | Path | str
+    from lacoot_deploy.bench.requests import Model
 
 CUDA_VARIANTS = {"host_copies": {"io_binding": False}, "cuda_graph": {"cuda_graph": True}}
 
@@ -113,58 +111,27 @@ def bench(
         allow_cpu_nodes=allow_cpu_nodes,
     )
     with tempfile.TemporaryDirectory(prefix="lacoot-bench-") as folder:
-        files = {"a": _model_file(a, Path(folder), "A")}
+        files = {"a": model_file(a, Path(folder), "A")}
         contestants = {"a": files["a"]}
         if b is not None:
-            files["b"] = _model_file(b, Path(folder), "B")
+            files["b"] = model_file(b, Path(folder), "B")
             contestants |= {"a_again": files["a"], "b": files["b"]}
         request = Request(
             kind="latency",
             models=contestants,
             options=options,
-            feeds=_feed_options(feeds, batch, dims, seed, Path(folder)),
+            feeds=feed_options(feeds, batch, dims, seed, Path(folder)),
             rounds=rounds,
             seconds=min_time,
             seed=seed,
         )
         response = ask(request, progress)
-        # One row per model that its peak memory was asked of; a model that ran just now runs again.
         peaks = {name: _peak(request, file) if memory else None for name, file in files.items()}
         result = _result(request, response, files, peaks)
         if variants and response.provider == "cuda" and not cuda_graph and response.io_binding:
             result.variants = {name: _variant(request, change) for name, change in CUDA_VARIANTS.items()}
     result.environment.seconds = time.perf_counter() - started
     return result
-
-
-def _model_file(model: Model, folder: Path, name: str) -> ModelFile:
-    if isinstance(model, (Path, str)):
-        path = Path(model)
-        if not path.is_file():
-            raise InputError(f"{model} does not exist or is no file; give the path of an ONNX model.")
-        return ModelFile(path=path.resolve(), label=str(model))
-    import onnx
-
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        raise InputError(f"Model {name} has its weights in another file; give the path of the model instead.")
-    path = folder / f"{name}.onnx"
-    onnx.save(model, str(path))
-    return ModelFile(path=path, label=f"Model {name}")
-
-
-def _feed_options(
-    feeds: Mapping[str, NDArray[Any]] | None,
-    batch: int | None,
-    dims: Mapping[str, int] | None,
-    seed: int,
-    folder: Path,
-) -> FeedOptions:
-    if feeds is None:
-        return FeedOptions(batch=batch, dims=dict(dims or {}), seed=seed)
-    file = folder / "feeds.npz"
-    arrays = {name: a.astype(str) if a.dtype.kind == "O" else a for name, a in feeds.items()}
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    return FeedOptions(file=file, seed=seed)
 
 
 def _peak(request: Request, file: ModelFile) -> int | None:

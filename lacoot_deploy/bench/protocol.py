@@ -62,21 +62,35 @@ class FeedOptions(BaseModel):
     seed: int = 0
 
 
+class BlockNodes(BaseModel):
+    """A block: its name, the names of its nodes (unnamed ones as `OpType:output`), its input and output values."""
+
+    name: str
+    nodes: list[str]
+    input: str
+    output: str
+
+
 class Request(BaseModel):
     """What the measuring process is asked.
 
     Attributes:
-        kind: `latency`: time all models against each other; `memory`: load and run the first one.
+        kind: `latency`: time all models against each other; `memory`: load and run the first one; `blocks`: tell where
+            the time of the first one goes.
         models: By contestant name; two contestants may share a file.
+        blocks: For `blocks`: the blocks of the first model.
+        method: For `blocks`: `profile` or `prefix`; None for the one that suits the provider.
         rounds: Rounds of fresh sessions; None to choose by how slow the models are.
         seconds: Time for timed runs.
         seed: Seed of the orders.
     """
 
-    kind: Literal["latency", "memory"]
+    kind: Literal["latency", "memory", "blocks"]
     models: dict[str, ModelFile]
     options: RunOptions
     feeds: FeedOptions
+    blocks: list[BlockNodes] = Field(default_factory=list)
+    method: Literal["profile", "prefix"] | None = None
     rounds: int | None = None
     seconds: float = 8.0
     seed: int = 0
@@ -109,6 +123,9 @@ class Response(BaseModel):
         onnxruntime: Its version.
         load_before, load_after, other_cpu, throttled, stolen_share: As in `environment.Activity`.
         peak_bytes: What loading and running added to the peak resident memory.
+        total_seconds: For `blocks`: the latency of the whole model.
+        block_seconds: For `blocks`: each block's part of it.
+        method: For `blocks`: how that was measured.
     """
 
     error: tuple[str, str] | None = None
@@ -125,3 +142,6 @@ class Response(BaseModel):
     throttled: int | None = None
     stolen_share: float | None = None
     peak_bytes: int | None = None
+    total_seconds: float = 0.0
+    block_seconds: dict[str, float] = Field(default_factory=dict)
+    method: str = ""

@@ -10,31 +10,39 @@ from __future__ import annotations
 
 import gc
 import sys
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.bench.cutting import name_nodes, node_owners, prefix, read_profile
 from lacoot_deploy.bench.environment import Watch
-from lacoot_deploy.bench.harness import Plan, Runner, measure_rounds
+from lacoot_deploy.bench.harness import Plan, Runner, measure_rounds, undisturbed
 from lacoot_deploy.bench.protocol import ContestantReport, ModelFile, Request, Response
 from lacoot_deploy.bench.runners import make_runner
-from lacoot_deploy.errors import InputError, LacootError
+from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.runtime.feeds import check_feeds, generate_feeds, index_limits
 from lacoot_deploy.runtime.providers import short_name
 from lacoot_deploy.runtime.sessions import Session, open_session
 
+if TYPE_CHECKING:
+    import onnx
+
 REQUEST, RESPONSE = "request.json", "response.json"
 DEFAULT_ROUNDS, FEWEST_ROUNDS = 10, 5
+PROFILE_ROUNDS = 3
+MOST_PROFILED_RUNS = 500
 
 
 def main(folder: Path) -> None:
     """Answer the request in a folder; errors that the user can mend are part of the answer."""
     request = Request.model_validate_json((folder / REQUEST).read_text())
     try:
-        response = _memory(request) if request.kind == "memory" else _latency(request)
+        response = {"latency": _latency, "memory": _memory, "blocks": _blocks}[request.kind](request)
     except LacootError as error:
         response = Response(error=(type(error).__name__, str(error)))
     except MemoryError:
@@ -64,13 +72,16 @@ class _Bench:
         ) or self.options.cuda_graph
         self.feeds = self._feeds(session, first)
 
-    def open(self, model: ModelFile) -> Session:
+    def open(
+        self, model: ModelFile, content: onnx.ModelProto | None = None, configure: Any = None
+    ) -> Session:
+        """A fresh session of a model, or of another model made from it, whose weights are in the same place."""
         options = self.options
         given = dict(options.provider_options)
         if options.cuda_graph:
             given["enable_cuda_graph"] = "1"
         return open_session(
-            model.path,
+            model.path if content is None else content,
             provider=self.provider,
             threads=None if self.shared else options.threads,
             optimization=options.optimization,
@@ -79,7 +90,8 @@ class _Bench:
             allow_cpu_nodes=options.allow_cpu_nodes,
             label=model.label,
             session_config=self._config(model),
-            configure=self._share_threads,
+            source=None if content is None else model.path,
+            configure=lambda made: self._configure(made, configure),
         )
 
     def runner(self, model: ModelFile) -> Runner:
@@ -93,9 +105,11 @@ class _Bench:
             config["session.force_spinning_stop"] = "1"
         return config
 
-    def _share_threads(self, options: Any) -> None:
+    def _configure(self, options: Any, further: Any) -> None:
         if self.shared:
             options.use_per_session_threads = False
+        if further is not None:
+            further(options)
 
     def _feeds(self, session: Session, model: ModelFile) -> dict[str, NDArray[Any]]:
         wanted = self.request.feeds
@@ -173,8 +187,6 @@ def _fill(report: ContestantReport, rounds: list[Any]) -> None:
 
 def _one_run(runner: Runner) -> float:
     """Seconds of the second run; the first may set things up."""
-    import time
-
     runner.run()
     start = time.perf_counter()
     runner.run()
@@ -201,6 +213,96 @@ def _memory(request: Request) -> Response:
     if before is None or after is None:
         return Response()
     return Response(peak_bytes=max(0, after - before))
+
+
+def _blocks(request: Request) -> Response:
+    import onnx
+
+    bench = _Bench(request)
+    file = next(iter(request.models.values()))
+    model = onnx.load(str(file.path), load_external_data=False)
+    method = request.method or ("profile" if bench.provider == "cpu" else "prefix")
+    if method == "profile" and bench.provider != "cpu":
+        raise UsageError(f"A profile tells nothing of the time on {bench.provider}; use the method 'prefix'.")
+    total, found = (_profiled if method == "profile" else _by_prefix)(bench, file, model)
+    return Response(
+        total_seconds=total,
+        block_seconds=found,
+        method=method,
+        batch=_batch(bench.feeds),
+        provider=bench.provider,
+    )
+
+
+def _profiled(bench: _Bench, file: ModelFile, model: onnx.ModelProto) -> tuple[float, dict[str, float]]:
+    """Latency of the model, and each block's part by ONNX Runtime's profile, in fresh sessions of both kinds."""
+    named = name_nodes(model)
+    owners = node_owners(model, {block.name: block.nodes for block in bench.request.blocks})
+    totals: list[float] = []
+    shares: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="lacoot-bench-") as folder:
+
+        def profile(options: Any) -> None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+
+        for number in range(PROFILE_ROUNDS):
+            plain = make_runner(bench.open(file), bench.feeds, False)
+            budget = bench.request.seconds / PROFILE_ROUNDS / 2
+            totals.append(undisturbed(_runs(plain, budget)))
+            plain.close()
+            session = bench.open(file, named, profile)
+            count = len(_runs(make_runner(session, bench.feeds, False), budget))
+            seconds = read_profile(Path(session.ort.end_profiling()), named, owners, count)
+            whole = sum(seconds.values())
+            shares.append(
+                {block.name: seconds.get(block.name, 0.0) / whole for block in bench.request.blocks}
+            )
+            print(f"{number + 1} {PROFILE_ROUNDS}", flush=True)
+    total = float(np.median(totals))
+    return total, {name: total * float(np.median([one[name] for one in shares])) for name in shares[0]}
+
+
+def _runs(runner: Runner, seconds: float) -> list[float]:
+    """Times of runs for so long, three at least, two warm-up runs before."""
+    for _ in range(2):
+        runner.run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < MOST_PROFILED_RUNS):
+        start = time.perf_counter()
+        runner.run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _by_prefix(bench: _Bench, file: ModelFile, model: onnx.ModelProto) -> tuple[float, dict[str, float]]:
+    """Latency of the model, and each block's as that of the model up to its output less that up to its input."""
+    inputs = {value.name for value in model.graph.input}
+    ends = [value for block in bench.request.blocks for value in (block.input, block.output)]
+    values = [value for value in dict.fromkeys(ends) if value not in inputs]
+    cuts = {value: prefix(model, [value]) for value in values}
+    whole = ""
+
+    def runner(value: str) -> Runner:
+        session = bench.open(file, cuts.get(value))
+        feeds = {info.name: bench.feeds[info.name] for info in session.inputs if info.name in bench.feeds}
+        return make_runner(session, feeds, bench.io_binding)
+
+    def progress(done: int, total: int) -> None:
+        print(f"{done} {total}", flush=True)
+
+    plan = Plan(rounds=PROFILE_ROUNDS, seconds=bench.request.seconds, seed=bench.request.seed)
+    measured = measure_rounds([*values, whole], runner, plan, progress=progress)
+    typical = {
+        name: float(np.median(np.concatenate([np.exp(found[name].cycles()) for found in measured])))
+        for name in (*values, whole)
+    }
+    found = {
+        block.name: max(0.0, typical[block.output] - typical.get(block.input, 0.0))
+        for block in bench.request.blocks
+    }
+    return typical[whole], found
 
 
 def _peak() -> int | None:
