@@ -1,0 +1,75 @@
+"""The split network gives what the collapsed file gives, however blocks were removed and repaired."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from builders import random_feeds, residual_cnn, residual_mlp, run
+
+from lacoot_deploy.data import Samples
+from lacoot_deploy.graph.blocks import Form
+from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.selection.engine import Engine
+
+
+def samples(model, count, seed, labels=None):
+    return Samples(random_feeds(model, batch=count, seed=seed), labels)
+
+
+def make_engine(build, blocks=3, **options):
+    model, found = build(blocks, **options)
+    return model, Engine(model, found, samples(model, 40, 1), samples(model, 24, 2), batch_size=16)
+
+
+@pytest.mark.parametrize("repair", ["none", "affine", "affine-ls", "linear", "linear-ot"])
+@pytest.mark.parametrize("form", [Form.BYPASS, Form.SHORTCUT])
+@pytest.mark.parametrize("build", [residual_mlp, residual_cnn])
+def test_every_removal_equals_the_collapsed_model(build, form, repair):
+    model, engine = make_engine(build)
+    feeds = dict(engine.judge_samples.feeds)
+    for size in (1, 2, 3):
+        for names in combinations(engine.blocks, size):
+            variant = engine.dense
+            for name in reversed(names):
+                variant = engine.remove(variant, [name], form=form, repair=repair)
+            collapsed = collapse_blocks(model, engine.cuts(variant))
+            expected = run(collapsed, feeds)[0]
+            np.testing.assert_allclose(engine.gather(variant)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_removing_one_by_one_or_at_once_in_any_order_is_the_same():
+    _, engine = make_engine(residual_cnn)
+    one = engine.remove(engine.dense, ["layer0", "layer2"], repair="affine")
+    two = engine.remove(engine.remove(engine.dense, ["layer2"], repair="affine"), ["layer0"], repair="affine")
+    np.testing.assert_allclose(
+        engine.gather(one)["logits"], engine.gather(two)["logits"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_neighbours_share_one_map():
+    _, engine = make_engine(residual_cnn)
+    variant = engine.remove(
+        engine.remove(engine.dense, ["layer0"], repair="affine"), ["layer1"], repair="affine"
+    )
+    kinds = {cut.block.name: cut.repair for cut in engine.cuts(variant)}
+    assert kinds["layer0"] is None
+    assert kinds["layer1"] is not None
+
+
+def test_what_lies_before_the_first_change_is_not_run_again():
+    _, engine = make_engine(residual_cnn, blocks=6)
+    before = engine.runs
+    engine.remove(engine.dense, ["layer5"], repair="affine")
+    assert engine.runs - before == 1  # only the head lies behind the last block
+    before = engine.runs
+    engine.remove(engine.dense, ["layer0"], repair="none")
+    assert engine.runs - before == 6
+
+
+def test_an_affine_repair_brings_the_outputs_nearer():
+    _, engine = make_engine(residual_cnn)
+    plain = engine.quality(engine.remove(engine.dense, ["layer1"], repair="none"))
+    repaired = engine.quality(engine.remove(engine.dense, ["layer1"], repair="affine"))
+    assert repaired.drift < plain.drift
