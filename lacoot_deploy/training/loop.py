@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ class Trainer:
         self.model, self.optimizer, self.capture = model, optimizer, capture
         self.train_images, self.val_images, self.frozen = train, val, frozen
         self.shares, self.rank = accelerator.num_processes, accelerator.process_index
+        self.group = torch.distributed.group.WORLD if self.shares > 1 else None
         self.steps_per_epoch = len(self._batches(0))
 
     def _batches(self, epoch: int) -> list[torch.Tensor]:
@@ -170,11 +171,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for number, piece in enumerate(own):
             part = slice(piece.start - offset, piece.stop - offset)
-            counts = [process[number].stop - process[number].start for process in pieces]
+            together = sum(process[number].stop - process[number].start for process in pieces)
             last = number == len(own) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 sums += self._backward(
-                    images[part], labels[part], weight, directions, counts, whole=len(indices)
+                    images[part],
+                    labels[part],
+                    weight,
+                    directions,
+                    share=together / len(indices),
+                    whole=len(indices),
                 )
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
@@ -187,11 +193,14 @@ class Trainer:
         labels: torch.Tensor,
         weight: float,
         directions: torch.Generator,
-        counts: Sequence[int],
         *,
+        share: float,
         whole: int,
     ) -> torch.Tensor:
-        """Forward and backward of one piece of a batch of `whole` images; the sums of `_step`."""
+        """Forward and backward of one piece of a batch of `whole` images; the sums of `_step`.
+
+        The piece is, over all processes, that share of the batch.
+        """
         self.capture.enabled = weight > 0
         try:
             with self.accelerator.autocast():
@@ -203,10 +212,10 @@ class Trainer:
         penalty = loss.new_zeros(())
         values = self.capture.take()
         if values:
-            penalty = block_penalty(values, self.recipe, directions, counts=counts)
+            penalty = block_penalty(values, self.recipe, directions, group=self.group)
         del values
-        # The gradients of processes are averaged, where this wants their sum.
-        total = (loss + weight * sum(counts) * penalty) * (self.shares / whole)
+        # The gradients of processes are averaged. Of the losses this wants the sum; the penalty allows for it.
+        total = loss * (self.shares / whole) + penalty * (weight * share)
         self.accelerator.backward(total)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()

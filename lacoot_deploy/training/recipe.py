@@ -50,6 +50,7 @@ class Recipe(BaseModel):
         penalty_schedule: `constant`, or `linear` or `cosine` from 0 to lambda between start and end.
         penalty_start: Share of the training at which the penalty sets in.
         penalty_end: Share of the training at which the penalty reaches lambda.
+        penalty_stride: n > 1 looks only at every n-th row and column of activations.
         penalty_blocks: Names of the blocks to penalise; empty for all that a bypass can remove.
         estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
         p: Order of the Wasserstein distance.
@@ -93,6 +94,7 @@ class Recipe(BaseModel):
     penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
     penalty_start: float = Field(default=0.0, ge=0, le=1)
     penalty_end: float = Field(default=1.0, gt=0, le=1)
+    penalty_stride: int = Field(default=1, ge=1)
     penalty_blocks: tuple[str, ...] = ()
     estimator: Literal["sampled", "ascent"] = "sampled"
     p: float = Field(default=2.0, ge=1)

@@ -59,6 +59,7 @@ class TrainResult:
         epochs: The figures of every epoch.
         seconds: Training time over all sessions, validation included.
         device: The device it ran on, in words.
+        main: Whether this is the process that writes; with several, the others have nothing left to do.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class TrainResult:
     epochs: tuple[EpochReport, ...]
     seconds: float
     device: str
+    main: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def train(
         epochs=tuple(reports),
         seconds=session.seconds,
         device=describe_device(device),
+        main=main,
     )
 
 
@@ -167,7 +170,7 @@ class _Session:
         format_ = torch.channels_last if recipe.channels_last else torch.contiguous_format
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             # On the CPU PyTorch has none: there each process normalises with its own share of the batch.
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         model = model.to(accelerator.device, memory_format=format_)  # type: ignore[call-overload]
         self.capture = BlockCapture(tracked)
         if recipe.compile:

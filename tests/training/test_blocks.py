@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -146,9 +148,9 @@ def close(a: list[torch.Tensor], b: list[torch.Tensor], tolerance: float) -> boo
 
 
 @pytest.mark.parametrize("variant", ["compiled", "bf16", "short batch"])
-def test_the_penalty_reaches_the_weights(variant: str) -> None:
-    model = small().train()
-    found = locate_blocks(model, torch.rand(4, 1, 8, 8))
+def test_the_penalty_reaches_the_weights(located: tuple[nn.Module, LocatedBlocks], variant: str) -> None:
+    model, found = copy.deepcopy(located)
+    model.train()
     capture = BlockCapture(found.tracked)
     x = torch.rand(3 if variant == "short batch" else 32, 1, 8, 8)
     reference = gradients(model, capture, x)
