@@ -1,4 +1,4 @@
-"""Shared fixtures: tests/ on the import path, fixed seeds, where the sample data and the light models are."""
+"""Shared fixtures: helpers on the import path, fixed seeds, where the sample data and the light models are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 
-if str(TESTS) not in sys.path:
-    sys.path.insert(0, str(TESTS))
+for folder in (TESTS / "graph", TESTS):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @pytest.fixture(autouse=True)
