@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -28,19 +30,30 @@ class Activity:
         other_cpu: Processors that other processes kept busy on average; None where that is not known.
         throttled: How often the container's quota stopped a process.
         stolen_share: Share of all processors' time that the hypervisor gave to others.
+        overheated: How often a processor slowed down because of its temperature; None where that is not counted.
+        gpu_slowed: Seconds that the GPU slowed down because of temperature or power supply; None likewise.
     """
 
-    load_before: float | None
-    load_after: float | None
-    other_cpu: float | None
-    throttled: int | None
-    stolen_share: float | None
+    load_before: float | None = None
+    load_after: float | None = None
+    other_cpu: float | None = None
+    throttled: int | None = None
+    stolen_share: float | None = None
+    overheated: int | None = None
+    gpu_slowed: float | None = None
 
 
 class Watch:
-    """Looks at the machine when made and again at `stop`."""
+    """Looks at the machine when made and again at `stop`.
 
-    def __init__(self) -> None:
+    Args:
+        gpu: Whether to look at the GPU as well.
+    """
+
+    def __init__(self, *, gpu: bool = False) -> None:
+        self._gpu = gpu
+        self._slowed = gpu_slowed_seconds() if gpu else None
+        self._hot = overheated_times()
         self._time = time.monotonic()
         self._load = _one_minute()
         self._busy = busy_seconds()
@@ -59,12 +72,16 @@ class Watch:
         share = None
         if stolen is not None and self._stolen is not None:
             share = (stolen - self._stolen) / _ticks() / elapsed / (os.cpu_count() or 1)
+        hot = overheated_times()
+        slowed = gpu_slowed_seconds() if self._gpu else None
         return Activity(
             load_before=self._load,
             load_after=_one_minute(),
             other_cpu=other,
             throttled=None if throttled is None or self._throttled is None else throttled - self._throttled,
             stolen_share=share,
+            overheated=None if hot is None or self._hot is None else hot - self._hot,
+            gpu_slowed=None if slowed is None or self._slowed is None else slowed - self._slowed,
         )
 
 
@@ -114,6 +131,12 @@ def noise_warnings(
         warnings.append(
             f"The hypervisor gave {activity.stolen_share:.0%} of the processor time to other machines."
         )
+    if activity.overheated:
+        warnings.append(f"A processor slowed down {activity.overheated} times because of its temperature.")
+    if activity.gpu_slowed:
+        warnings.append(
+            f"The GPU slowed down for {activity.gpu_slowed:.2g} s because of temperature or power supply."
+        )
     wanted = threads if threads is not None else cpus
     if quota is not None and quota < wanted:
         warnings.append(
@@ -130,17 +153,40 @@ def noise_warnings(
     return warnings
 
 
+def overheated_times(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """How often the processors have slowed down because of their temperature so far; None where it is not counted."""
+    counts = []
+    for file in root.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
+        with contextlib.suppress(OSError, ValueError):
+            counts.append(int(file.read_text()))
+    return sum(counts) if counts else None
+
+
 def gpu_name() -> str | None:
     """Name and driver of the first NVIDIA GPU as nvidia-smi tells them; None without it."""
-    if shutil.which("nvidia-smi") is None:
+    lines = _nvidia_smi("name,driver_version")
+    return lines[0] if lines else None
+
+
+def gpu_slowed_seconds() -> float | None:
+    """Seconds that the first NVIDIA GPU has slowed down so far for temperature or power supply; None where unknown."""
+    reasons = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
+    lines = _nvidia_smi(",".join(f"clocks_event_reasons_counters.{reason}" for reason in reasons))
+    if not lines:
         return None
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    micros = [int(digits) for digits in re.findall(r"(\d+) us", lines[0])]
+    return sum(micros) / 1e6 if micros else None
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    lines = answer.stdout.strip().splitlines()
-    return lines[0] if lines else None
+        return []
+    return answer.stdout.strip().splitlines()
 
 
 def _own_seconds() -> float:

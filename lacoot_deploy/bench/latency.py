@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.bench.environment import Activity, gpu_name, noise_warnings
+from lacoot_deploy.bench.environment import NOISY_FLOOR, gpu_name, noise_warnings
 from lacoot_deploy.bench.process import ask
 from lacoot_deploy.bench.protocol import (
     ContestantReport,
@@ -186,11 +186,13 @@ def _result(
         quota=machine.quota,
         gpu=gpu_name() if response.provider in ("cuda", "tensorrt") else None,
         system=machine.system,
-        load_before=response.load_before,
-        load_after=response.load_after,
-        other_cpu=response.other_cpu,
-        throttled=response.throttled,
-        stolen_share=response.stolen_share,
+        load_before=response.activity.load_before,
+        load_after=response.activity.load_after,
+        other_cpu=response.activity.other_cpu,
+        throttled=response.activity.throttled,
+        stolen_share=response.activity.stolen_share,
+        overheated=response.activity.overheated,
+        gpu_slowed=response.activity.gpu_slowed,
         onnxruntime=response.onnxruntime,
         python=platform.python_version(),
         provider=response.provider,
@@ -233,19 +235,20 @@ def _result(
             self_log_ratios=[[round(float(v), 6) for v in pairs] for pairs in own],
         )
     result.warnings = noise_warnings(
-        Activity(
-            response.load_before,
-            response.load_after,
-            response.other_cpu,
-            response.throttled,
-            response.stolen_share,
-        ),
+        response.activity,
         cpus=machine.affinity,
         quota=machine.quota,
         threads=request.options.threads,
         floor=floor,
         unstable=[files[name].label for name in files if not found[name].stable],
     )
+    if result.b is not None and result.ci95 is not None:
+        medians, slack = result.a.p50_ms / result.b.p50_ms, 1 + NOISY_FLOOR
+        if not result.ci95[0] / slack <= medians <= result.ci95[1] * slack:
+            result.warnings.append(
+                f"The medians of all runs differ by a factor of {medians:.2f}, outside the interval of the speed-up: "
+                f"interruptions or uneven runs lengthen one of the models more than the other."
+            )
     if result.b is not None and environment.rounds < 3:
         result.warnings.append(
             f"{environment.rounds} round(s) of fresh sessions say little about how sessions differ; use 5 or more."

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from lacoot_deploy.bench.environment import Activity
+
 
 class ModelFile(BaseModel):
     """A model on disk.
@@ -121,7 +123,7 @@ class Response(BaseModel):
         io_binding: Whether inputs and outputs stayed on the device.
         thread_pool: `shared` or `own`.
         onnxruntime: Its version.
-        load_before, load_after, other_cpu, throttled, stolen_share: As in `environment.Activity`.
+        activity: What went on in the machine meanwhile.
         peak_bytes: What loading and running added to the peak resident memory.
         total_seconds: For `blocks`: the latency of the whole model.
         block_seconds: For `blocks`: each block's part of it.
@@ -136,11 +138,7 @@ class Response(BaseModel):
     io_binding: bool = False
     thread_pool: str = "own"
     onnxruntime: str = ""
-    load_before: float | None = None
-    load_after: float | None = None
-    other_cpu: float | None = None
-    throttled: int | None = None
-    stolen_share: float | None = None
+    activity: Activity = Field(default_factory=Activity)
     peak_bytes: int | None = None
     total_seconds: float = 0.0
     block_seconds: dict[str, float] = Field(default_factory=dict)

@@ -65,6 +65,8 @@ class Environment(BaseModel):
         other_cpu: Processors that other processes kept busy meanwhile; None where that is not known.
         throttled: How often the container's quota stopped a process meanwhile.
         stolen_share: Share of time that the hypervisor gave to others.
+        overheated: How often a processor slowed down because of its temperature meanwhile.
+        gpu_slowed: Seconds that the GPU slowed down because of temperature or power supply meanwhile.
         onnxruntime: Its version.
         python: Python's version.
         provider: Short name of the provider asked for.
@@ -94,6 +96,8 @@ class Environment(BaseModel):
     other_cpu: float | None
     throttled: int | None
     stolen_share: float | None
+    overheated: int | None = None
+    gpu_slowed: float | None = None
     onnxruntime: str
     python: str
     provider: str

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.bench.harness import Runner
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.runtime.sessions import Session, run_error
+from lacoot_deploy.runtime.messages import run_error
+from lacoot_deploy.runtime.sessions import Session
 
 _DEVICES = {"cuda": "cuda", "tensorrt": "cuda", "nvtensorrtrtx": "cuda"}
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 REQUEST, RESPONSE = "request.json", "response.json"
 DEFAULT_ROUNDS, FEWEST_ROUNDS = 10, 5
 PROFILE_ROUNDS = 3
+NVIDIA = ("cuda", "tensorrt", "nvtensorrtrtx")
 MOST_PROFILED_RUNS = 500
 
 
@@ -147,7 +148,7 @@ def _latency(request: Request) -> Response:
     rounds = request.rounds or (
         FEWEST_ROUNDS if 4 * slowest > request.seconds / DEFAULT_ROUNDS else DEFAULT_ROUNDS
     )
-    watch = Watch()
+    watch = Watch(gpu=bench.provider in NVIDIA)
 
     def progress(done: int, total: int) -> None:
         print(f"{done} {total}", flush=True)
@@ -169,11 +170,7 @@ def _latency(request: Request) -> Response:
         io_binding=bench.io_binding,
         thread_pool="shared" if bench.shared else "own",
         onnxruntime=onnxruntime.__version__,
-        load_before=activity.load_before,
-        load_after=activity.load_after,
-        other_cpu=activity.other_cpu,
-        throttled=activity.throttled,
-        stolen_share=activity.stolen_share,
+        activity=activity,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lacoot_deploy.errors import ProviderError
 from lacoot_deploy.runtime.libraries import driver_problem, required_libraries
+from lacoot_deploy.runtime.messages import plain
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -141,9 +142,5 @@ def explain(provider: str, error: str | None = None) -> tuple[str, str]:
         if missing:
             mend = "install TensorRT" if any("nvinfer" in lib for lib in missing) else _CUDA_MEND
             return f"these libraries cannot be loaded: {', '.join(missing)}", mend
-    reason = _first_line(error) if error else "ONNX Runtime left it out without saying why"
+    reason = plain(error) if error and error.strip() else "ONNX Runtime left it out without saying why"
     return reason, "see `lacoot-deploy doctor`, or choose another provider"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300].rstrip(".") if text.strip() else "no message"

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.errors import InputError, LacootError, ProviderError, UsageError
 from lacoot_deploy.runtime.feeds import check_feeds
 from lacoot_deploy.runtime.libraries import driver_problem
+from lacoot_deploy.runtime.messages import load_error, run_error
 from lacoot_deploy.runtime.placement import Placement, placements, shape_arithmetic_nodes
 from lacoot_deploy.runtime.providers import CPU, CUDA, explain, full_name, preload_cuda, quiet, short_name
 
@@ -292,57 +292,3 @@ def _info(value: Any) -> InputInfo:
         d if isinstance(d, str) else None if d is None or d < 0 else int(d) for d in value.shape or ()
     )
     return InputInfo(name=value.name, shape=shape, dtype=dtype)
-
-
-def load_error(label: str, error: Exception) -> InputError:
-    """Turn what ONNX Runtime says about a model that does not load into one sentence."""
-    text = str(error)
-    match = re.search(r"(\S+) is not a registered function/op", text)
-    if match:
-        operator = re.sub(r"\(-?\d+\)$", "", match.group(1))
-        return InputError(
-            f"{label} uses the operator {operator}, which this ONNX Runtime does not have; custom operators are not "
-            f"supported."
-        )
-    if "INVALID_PROTOBUF" in text or "No graph was found" in text:
-        return InputError(f"{label} is no ONNX model: it cannot be parsed.")
-    if "External data" in text or "external data" in text:
-        return InputError(f"{label} has external data that cannot be read: {_plain(text)}.")
-    if _is_memory(error, text):
-        return InputError(f"{label} does not fit into memory: {_plain(text)}.")
-    return InputError(f"{label} does not load in ONNX Runtime: {_plain(text)}.")
-
-
-def run_error(label: str, error: Exception) -> InputError:
-    """Turn what ONNX Runtime says about a run that failed into one sentence."""
-    text = str(error)
-    if _is_memory(error, text):
-        size = re.search(r"size (\d+)", text)
-        wanted = f" ({int(size.group(1)) / 2**30:.3g} GiB for one value)" if size else ""
-        return InputError(f"{label} runs out of memory{wanted}; use a smaller batch or input.")
-    return InputError(f"{label} does not run: {_plain(text)}.")
-
-
-def _is_memory(error: Exception, text: str) -> bool:
-    return isinstance(error, MemoryError) or any(
-        phrase in text.lower()
-        for phrase in (
-            "failed to allocate memory",
-            "out of memory",
-            "bad_alloc",
-            "bad allocation",
-            "cudaerrormemory",
-        )
-    )
-
-
-def _plain(text: str) -> str:
-    """The message without ONNX Runtime's status prefix and source locations, on one line."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.strip())
-    text = re.sub(r"/onnxruntime_src/\S+:\d+ [^\n]*?\) ", "", text)
-    return " ".join(text.split())[:400].rstrip(". ")
-
-
-def as_float(values: NDArray[Any]) -> NDArray[Any]:
-    """The values in a float type that reductions are safe in: float64 stays, everything else becomes float32."""
-    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from tiny_models import chain, classifier, make_model, text_encoder
 
 from lacoot_deploy.bench import bench
-from lacoot_deploy.bench.environment import Activity, noise_warnings
+from lacoot_deploy.bench.environment import Activity, noise_warnings, overheated_times
 from lacoot_deploy.bench.files import file_hash, total_bytes
 from lacoot_deploy.errors import GateError, InputError, ProviderError, UsageError
 from lacoot_deploy.runtime.libraries import driver_problem
@@ -155,7 +155,9 @@ def test_external_data_counts_as_bytes_on_disk(tmp_path):
 def test_what_disturbs_a_measurement_is_said():
     quiet = Activity(load_before=0.1, load_after=0.2, other_cpu=0.02, throttled=0, stolen_share=0.0)
     assert noise_warnings(quiet, cpus=4, quota=None, threads=None, floor=0.005) == []
-    noisy = Activity(load_before=3.0, load_after=3.0, other_cpu=1.2, throttled=7, stolen_share=0.08)
+    noisy = Activity(
+        load_before=3.0, other_cpu=1.2, throttled=7, stolen_share=0.08, overheated=4, gpu_slowed=0.25
+    )
     text = " ".join(noise_warnings(noisy, cpus=2, quota=1.0, threads=4, floor=0.08, unstable=["a.onnx"]))
     for words in (
         "1.2 of 2",
@@ -167,6 +169,15 @@ def test_what_disturbs_a_measurement_is_said():
         "a.onnx did not settle",
     ):
         assert words in text
+
+
+def test_processors_that_overheat_are_counted(tmp_path):
+    assert overheated_times(tmp_path) is None
+    for cpu, count in (("cpu0", 2), ("cpu1", 5)):
+        folder = tmp_path / cpu / "thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text(f"{count}\n")
+    assert overheated_times(tmp_path) == 7
 
 
 @pytest.mark.gpu
