@@ -63,7 +63,8 @@ def command(
 
     \b
     Example:
-      lacoot-deploy compare model.onnx model.collapsed.onnx --data digits --max-drop 1
+      lacoot-deploy compare model.onnx model.collapsed.onnx \\
+          --data digits --max-drop 1
     """
     from lacoot_deploy.runtime.compare import Limits
     from lacoot_deploy.workflow.comparing import compare
