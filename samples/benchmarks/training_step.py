@@ -1,0 +1,164 @@
+"""What does the penalty cost? One training step without it, with ours, and with the original's, interleaved.
+
+    python samples/benchmarks/training_step.py                       # ResNet-18, CIFAR-10 shapes, batch 128
+    python samples/benchmarks/training_step.py --model resnet20 --rounds 20 --json step.json
+    python samples/benchmarks/training_step.py --device cuda --precision bf16
+
+The original's penalty is POT's `max_sliced_wasserstein_distance` (50 random directions, all of them under autograd)
+on the same blocks. Every round runs each step once, in an order that rotates; the cost is the median over rounds of the
+paired ratio to the step without penalty, with a bootstrap interval. On the CPU the process's own CPU time is shown
+too: it is what to look at on a machine that others keep busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lacoot_deploy.training.blocks import BlockCapture, locate_blocks
+from lacoot_deploy.training.models import build_model
+from lacoot_deploy.training.penalty import block_penalty
+from lacoot_deploy.training.recipe import Recipe
+
+Values = dict[str, tuple[Tensor, Tensor]]
+
+
+def originals(values: Values) -> Tensor:
+    """The penalty as the paper's code computes it."""
+    import ot
+
+    distances = [
+        ot.sliced.max_sliced_wasserstein_distance(
+            x.flatten(1).float(), y.flatten(1).float(), n_projections=50
+        )
+        for x, y in values.values()
+    ]
+    return torch.stack(distances).mean()
+
+
+def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], int]:
+    """One function per kind of step, all on one network, and the number of blocks penalised."""
+    recipe = Recipe(model=arguments.model)
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    model = build_model(recipe, classes=10, channels=3)
+    found = locate_blocks(model, torch.rand(4, 3, arguments.side, arguments.side))
+    layout = torch.contiguous_format if arguments.contiguous else torch.channels_last
+    model = model.to(device, memory_format=layout).train()
+    capture = BlockCapture(found.tracked)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    shape = (arguments.batch, 3, arguments.side, arguments.side)
+    images = torch.randn(shape, device=device).contiguous(memory_format=layout)
+    labels = torch.randint(10, (arguments.batch,), device=device)
+    generator = torch.Generator(device=device).manual_seed(0)
+
+    def step(penalty: Callable[[Values], Tensor] | None) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        capture.enabled = penalty is not None
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+            logits = model(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        values = capture.take()
+        if penalty is not None:
+            loss = loss + penalty(values)
+        del values
+        loss.backward()
+        optimizer.step()
+
+    kinds = {
+        "plain": lambda: step(None),
+        "ours": lambda: step(lambda values: block_penalty(values, recipe, generator)),
+    }
+    if not arguments.no_original:
+        kinds["original"] = lambda: step(originals)
+    return kinds, len(found.tracked)
+
+
+def measure(
+    kinds: dict[str, Callable[[], None]], rounds: int, device: str
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every step of every kind, by the wall and by the process's CPU clock."""
+    names = list(kinds)
+    for name in names:
+        kinds[name]()
+    seconds: dict[str, dict[str, list[float]]] = {
+        "wall": {n: [] for n in names},
+        "cpu": {n: [] for n in names},
+    }
+    for index in range(rounds):
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
+            if device == "cuda":
+                torch.cuda.synchronize()
+            wall, cpu = time.perf_counter(), time.process_time()
+            kinds[name]()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds["wall"][name].append(time.perf_counter() - wall)
+            seconds["cpu"][name].append(time.process_time() - cpu)
+    return seconds
+
+
+def cost(with_penalty: list[float], plain: list[float]) -> tuple[float, float, float]:
+    """Percent that a step costs more: median of the paired ratios, and its 95 % bootstrap interval."""
+    ratios = np.log(np.asarray(with_penalty) / np.asarray(plain))
+    generator = np.random.default_rng(0)
+    resampled = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
+    values = (np.median(ratios), *np.quantile(resampled, [0.025, 0.975]))
+    middle, low, high = (100 * (float(np.exp(value)) - 1) for value in values)
+    return middle, low, high
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="resnet18-cifar")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--contiguous", action="store_true", help="channels first instead of channels last")
+    parser.add_argument("--no-original", action="store_true", help="leave POT out")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args()
+    kinds, blocks = steps(arguments)
+    seconds = measure(kinds, arguments.rounds, arguments.device)
+    clocks = ("wall",) if arguments.device == "cuda" else ("wall", "cpu")
+    figures: dict[str, object] = {
+        "model": arguments.model,
+        "batch": arguments.batch,
+        "blocks": blocks,
+        "rounds": arguments.rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
+        "precision": arguments.precision,
+    }
+    print(f"{arguments.model}, batch {arguments.batch}, {blocks} blocks, {arguments.rounds} rounds")
+    for clock in clocks:
+        plain = seconds[clock]["plain"]
+        for name, values in seconds[clock].items():
+            figure: dict[str, object] = {"median_ms": 1000 * float(np.median(values))}
+            text = f"{clock:5}{name:10}{1000 * float(np.median(values)):9.1f} ms"
+            if name != "plain":
+                middle, low, high = cost(values, plain)
+                figure |= {"cost_percent": middle, "ci95": [low, high]}
+                text += f"   {middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
+            figures[f"{clock}_{name}"] = figure
+            print(text)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
