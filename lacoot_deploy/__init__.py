@@ -1,3 +1,68 @@
-"""lacoot-deploy: makes trained networks shallower and proves what it cost and gained."""
+"""lacoot-deploy: makes trained networks shallower and proves what it cost and gained.
+
+The functions mirror the commands; each returns what the command prints with `--json`. Importing the package imports
+neither torch nor onnxruntime: what a function needs is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lacoot_deploy.errors import LacootError
+
+if TYPE_CHECKING:
+    from lacoot_deploy.manifest import Manifest, Plan
+    from lacoot_deploy.runtime.doctor import diagnose as doctor
+    from lacoot_deploy.selection.planning import Limit
+    from lacoot_deploy.workflow.benching import bench_files as benchmark
+    from lacoot_deploy.workflow.collapsing import collapse
+    from lacoot_deploy.workflow.comparing import compare
+    from lacoot_deploy.workflow.data import DataOptions
+    from lacoot_deploy.workflow.inspecting import inspect
+    from lacoot_deploy.workflow.measuring import measure
+    from lacoot_deploy.workflow.training import export, train
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "DataOptions": ("lacoot_deploy.workflow.data", "DataOptions"),
+    "Limit": ("lacoot_deploy.selection.planning", "Limit"),
+    "Manifest": ("lacoot_deploy.manifest", "Manifest"),
+    "Plan": ("lacoot_deploy.manifest", "Plan"),
+    "benchmark": ("lacoot_deploy.workflow.benching", "bench_files"),
+    "collapse": ("lacoot_deploy.workflow.collapsing", "collapse"),
+    "compare": ("lacoot_deploy.workflow.comparing", "compare"),
+    "doctor": ("lacoot_deploy.runtime.doctor", "diagnose"),
+    "export": ("lacoot_deploy.workflow.training", "export"),
+    "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
+    "measure": ("lacoot_deploy.workflow.measuring", "measure"),
+    "train": ("lacoot_deploy.workflow.training", "train"),
+}
+
+__all__ = [
+    "DataOptions",
+    "LacootError",
+    "Limit",
+    "Manifest",
+    "Plan",
+    "benchmark",
+    "collapse",
+    "compare",
+    "doctor",
+    "export",
+    "inspect",
+    "measure",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])
