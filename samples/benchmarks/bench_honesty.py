@@ -1,6 +1,6 @@
-"""Is `lacoot-deploy bench` honest? Three trials with a known answer, on a machine that others keep busy.
+"""Is `lacoot-deploy bench` honest? Trials with a known answer, on a machine that others keep busy.
 
-    python samples/benchmarks/bench_honesty.py                  # all three trials, about 15 minutes
+    python samples/benchmarks/bench_honesty.py                  # all trials, about 20 minutes on a quiet machine
     python samples/benchmarks/bench_honesty.py --trial aa --runs 5
 
 aa      The same file twice while another process keeps one core busy: the interval should cover 1, and no run should
@@ -10,6 +10,8 @@ truth   A chain of n identical blocks against one of n/2. What the ratio is foll
 peers   One pair of models, many repetitions: how often bench, ONNX Runtime's own test script
         (`onnxruntime.tools.onnxruntime_test`) and a plain timing loop come within 3 % of the truth, each given the
         same time, quiet and busy.
+surgery ResNet-18 with the second block of each stage cut out of the file, against the same network built with one block
+        a stage and exported from PyTorch: as many nodes, equal outputs, no detectable difference.
 
 Prints a table and writes the figures as JSON.
 """
@@ -242,16 +244,56 @@ def trial_peers(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
     return found
 
 
+def trial_surgery(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
+    import torch
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    from lacoot_deploy.graph.cuts import Cut
+    from lacoot_deploy.graph.discovery import find_blocks
+    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.runtime.sessions import open_session
+    from lacoot_deploy.training.export import to_onnx
+
+    torch.manual_seed(0)
+    deep, shallow = (ResNet(BasicBlock, [n] * 4).eval() for n in (2, 1))
+    shallow.load_state_dict({name: deep.state_dict()[name] for name in shallow.state_dict()})
+    example = torch.randn(2, 3, 64, 64)
+    dense, exported = to_onnx(deep, example), to_onnx(shallow, example)
+    second = [block for block in find_blocks(dense) if block.name.endswith(".1")]
+    collapsed = collapse_blocks(dense, [Cut(block, block.forms[0]) for block in second])
+    paths = []
+    for name, model in (("exported", exported), ("collapsed", collapsed)):
+        paths.append(folder / f"{name}.onnx")
+        onnx.save(model, str(paths[-1]))
+    outputs = [open_session(path, provider="cpu").run({"input": example.numpy()})["logits"] for path in paths]
+    drift = float(np.abs(outputs[0] - outputs[1]).max())
+    nodes = [len(model.graph.node) for model in (exported, collapsed)]
+    print(f"nodes: {nodes[0]} exported, {nodes[1]} collapsed; largest difference of outputs {drift:.2g}")
+    rows = []
+    for run in range(runs):
+        result = bench(*paths, min_time=seconds, memory=False, provider="cpu", threads=1, seed=run)
+        assert result.speedup is not None
+        assert result.ci95 is not None
+        rows.append({"speedup": result.speedup, "ci95": result.ci95, "verdict": result.verdict})
+        print(
+            f"  {run + 1:2}: {result.speedup:.4f} [{result.ci95[0]:.4f}, {result.ci95[1]:.4f}] {result.verdict}"
+        )
+    within = sum(abs(row["speedup"] - 1) <= 0.01 for row in rows)
+    claims = sum(row["verdict"] != "no detectable difference" for row in rows)
+    print(f"within 1 %: {within} of {runs}; faster or slower: {claims}")
+    return {"nodes": nodes, "drift": drift, "runs": rows, "within_1_percent": within, "claims": claims}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trial", choices=["aa", "truth", "peers", "all"], default="all")
+    parser.add_argument("--trial", choices=["aa", "truth", "peers", "surgery", "all"], default="all")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=4.0, help="timed seconds of one measurement")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
-    trials = {"aa": trial_aa, "truth": trial_truth, "peers": trial_peers}
+    trials = {"aa": trial_aa, "truth": trial_truth, "peers": trial_peers, "surgery": trial_surgery}
     found: dict[str, Any] = {
         "cpus": os.cpu_count(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

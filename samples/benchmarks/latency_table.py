@@ -1,0 +1,169 @@
+"""What collapsing saves on this device: five networks, a quarter and a half of their blocks gone.
+
+    python samples/benchmarks/latency_table.py                              # CPU: batch 1, float32
+    python samples/benchmarks/latency_table.py --provider cuda              # GPU: batches 1 and 64, float32 and float16
+
+Latency does not depend on the weights, so the networks are untrained and the blocks are taken evenly from those that
+can be bypassed. Each row holds the speed-up against what the latency of the removed blocks promised (see
+`lacoot_deploy.bench.per_block`). Prints a Markdown table and writes all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+import torchvision
+
+from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.per_block import BlockLatencies, block_latencies, realised
+from lacoot_deploy.errors import LacootError
+from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.discovery import find_blocks
+from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.training.export import to_onnx
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "resnet18": torchvision.models.resnet18,
+    "resnet50": torchvision.models.resnet50,
+    "mobilenet_v2": torchvision.models.mobilenet_v2,
+    "swin_t": torchvision.models.swin_t,
+    "vit_b_16": torchvision.models.vit_b_16,
+}
+SHARES = {"quarter": 0.25, "half": 0.5}
+HEADER = (
+    "| network | batch | type | removed | dense, ms | collapsed, ms | speed-up (95 %) | expected | realised |"
+)
+
+
+def evenly(blocks: Sequence[Block], count: int) -> list[Block]:
+    """That many blocks, spread over the network."""
+    return [blocks[int((i + 0.5) * len(blocks) / count)] for i in range(count)]
+
+
+def as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float16, inputs and outputs included."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    converted: onnx.ModelProto = convert_float_to_float16(copy)
+    return converted
+
+
+def rows_of(
+    name: str, dtype: str, batches: Sequence[int], options: dict[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """Measure one network in one type."""
+    torch.manual_seed(0)
+    dense = to_onnx(NETWORKS[name](), torch.randn(2, 3, 224, 224))
+    if dtype == "float16":
+        dense = as_float16(dense)
+    path = folder / f"{name}.{dtype}.onnx"
+    onnx.save(dense, str(path))
+    able = [block for block in find_blocks(dense) if block.forms[:1] == (Form.BYPASS,)]
+    smaller: dict[str, tuple[list[Block], Path]] = {}
+    for share, part in SHARES.items():
+        chosen = evenly(able, max(1, round(part * len(able))))
+        target = folder / f"{name}.{dtype}.{share}.onnx"
+        onnx.save(collapse_blocks(dense, [Cut(block, Form.BYPASS) for block in chosen]), str(target))
+        smaller[share] = (chosen, target)
+    rows = []
+    for batch in batches:
+        latencies = block_latencies(path, able, batch=batch, **options)
+        for share, (chosen, target) in smaller.items():
+            rows.append(_row(name, dtype, batch, share, chosen, len(able), latencies, path, target, options))
+            print(markdown(rows[-1]), flush=True)
+    return rows
+
+
+def _row(
+    name: str,
+    dtype: str,
+    batch: int,
+    share: str,
+    chosen: list[Block],
+    able: int,
+    latencies: BlockLatencies,
+    dense: Path,
+    collapsed: Path,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    result = bench(dense, collapsed, batch=batch, memory=False, **options)
+    assert result.b is not None
+    removed = [block.name for block in chosen]
+    kept = realised(latencies, removed, result)
+    return {
+        "network": name,
+        "dtype": dtype,
+        "batch": batch,
+        "share": share,
+        "removed": removed,
+        "collapsible": able,
+        "dense_ms": result.a.p50_ms,
+        "collapsed_ms": result.b.p50_ms,
+        "speedup": result.speedup,
+        "ci95": result.ci95,
+        "noise_floor": result.noise_floor,
+        "verdict": result.verdict,
+        "expected_speedup": kept.expected_speedup,
+        "realised": kept.share,
+        "variants": {key: variant.model_dump() for key, variant in result.variants.items()},
+        "cpu_nodes": result.a.cpu_nodes,
+        "warnings": result.warnings,
+        "environment": result.environment.model_dump(mode="json"),
+    }
+
+
+def markdown(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    low, high = row["ci95"]
+    return (
+        f"| {row['network']} | {row['batch']} | {row['dtype']} | {len(row['removed'])} of {row['collapsible']} "
+        f"| {row['dense_ms']:.3g} | {row['collapsed_ms']:.3g} | {row['speedup']:.3f} ({low:.3f} to {high:.3f}) "
+        f"| {row['expected_speedup']:.3f} | {row['realised']:.0%} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--provider", default="cpu")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, help="default: 1 on the CPU, 1 and 64 elsewhere")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=["float32", "float16"], help="default: float32 on the CPU, else both"
+    )
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--min-time", type=float, default=8.0)
+    parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
+    arguments = parser.parse_args()
+    on_cpu = arguments.provider == "cpu"
+    batches = arguments.batches or ([1] if on_cpu else [1, 64])
+    dtypes = arguments.dtypes or (["float32"] if on_cpu else ["float32", "float16"])
+    options = {"provider": arguments.provider, "threads": arguments.threads, "min_time": arguments.min_time}
+    print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
+    rows: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.networks:
+            for dtype in dtypes:
+                try:
+                    rows += rows_of(name, dtype, batches, options, Path(folder))
+                except LacootError as error:
+                    failures[f"{name} {dtype}"] = str(error)
+                    print(f"{name} {dtype}: {error}", flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"rows": rows, "failures": failures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
