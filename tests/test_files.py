@@ -21,9 +21,14 @@ def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
 def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -113,16 +113,10 @@ def test_a_damaged_array_is_refused(record):
 
 
 def test_a_plan_has_one_digest_however_often_it_is_written():
-    repair = RepairRecord(
-        kind="affine", axis=1, scale=ArrayRecord.pack(np.ones(2)), shift=ArrayRecord.pack(np.zeros(2))
-    )
-    plan = Plan(
-        steps=[
-            PlanStep(
-                block="a", input="x", output="y", form="bypass", repair=repair, evidence={"b": 1, "a": 2}
-            )
-        ]
-    )
+    ones, zeros = ArrayRecord.pack(np.ones(2)), ArrayRecord.pack(np.zeros(2))
+    repair = RepairRecord(kind="affine", axis=1, scale=ones, shift=zeros)
+    step = PlanStep(block="a", input="x", output="y", form="bypass", repair=repair, evidence={"b": 1, "a": 2})
+    plan = Plan(steps=[step])
     again = parse_plan(to_json(plan, indent=2))
     assert again == plan
     assert again.digest() == plan.digest()

@@ -79,9 +79,13 @@ def test_a_folder_without_train_and_test_has_a_fifth_set_apart(tmp_path):
 def test_images_of_several_sizes_need_a_size(tmp_path):
     class_folders(tmp_path, parts=("",))
     (tmp_path / "cat" / "zzzz.png").write_bytes(png((5, 9)))
+    source = f"imagefolder:{tmp_path}"
+
+    def all_parts() -> list[int]:
+        return [len(load_images(source, split)) for split in ("train", "val", "test")]
+
     with pytest.raises(InputError, match="--size"):
-        for split in ("train", "val", "test"):
-            load_images(f"imagefolder:{tmp_path}", split)
+        all_parts()
     assert load_images(f"imagefolder:{tmp_path}", "train", size=(4, 4)).images.shape[1:] == (3, 4, 4)
 
 

@@ -49,10 +49,10 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path, arrays, said):
 def test_object_arrays_and_files_that_are_no_npz_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, ids=np.array([{}], dtype=object), mask=np.ones((1, 4)))
-    with pytest.raises(InputError, match="no usable .npz"):
+    with pytest.raises(InputError, match=r"no usable \.npz"):
         load_samples(f"npz:{path}", inputs=TWO)
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="no usable .npz"):
+    with pytest.raises(InputError, match=r"no usable \.npz"):
         load_samples(f"npz:{path}", inputs=TWO)
     with pytest.raises(InputError, match="does not exist"):
         load_samples("npz:missing.npz", inputs=TWO)
