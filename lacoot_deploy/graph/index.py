@@ -10,7 +10,7 @@ Two things the raw file does not say are settled here, once:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -216,7 +216,7 @@ def _index_graph(
             for attr in proto.attribute
             for body in ([attr.g] if attr.HasField("g") else attr.graphs)
         ]
-        for node in _nodes(proto, _captured(inner), len(index.nodes)):
+        for node in _nodes(proto, _captured(inner), len(index.nodes), index.initializers):
             index.nodes.append(node)
             for name in node.outputs:
                 if name:
@@ -229,11 +229,16 @@ def _index_graph(
     return index
 
 
-def _nodes(proto: onnx.NodeProto, captured: tuple[str, ...], start: int) -> Iterator[Node]:
+def _nodes(
+    proto: onnx.NodeProto, captured: tuple[str, ...], start: int, constants: Container[str]
+) -> Iterator[Node]:
     """The node, or its parts where it is a fused merge."""
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     inputs, outputs = tuple(proto.input), tuple(proto.output)
-    parts = ops.split_fused(proto.op_type, domain, inputs, outputs, HIDDEN)
+    activation = next((attr.s.decode() for attr in proto.attribute if attr.name == "activation"), "")
+    parts = ops.split_fused(
+        proto.op_type, domain, inputs, outputs, hidden=HIDDEN, activation=activation, constants=constants
+    )
     if not parts:
         data = ops.data_inputs(proto.op_type, domain, inputs) + captured
         yield Node(start, proto.op_type, domain, proto.name, inputs, outputs, captured, data, proto)

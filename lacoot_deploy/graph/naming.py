@@ -4,8 +4,8 @@ Read in this order, the first that speaks wins:
 
 1. the name scopes of PyTorch's exporter (`pkg.torch.onnx.name_scopes`),
 2. scopes in node names as the older PyTorch exporter writes them (`/layer1/layer1.0/conv1/Conv`),
-3. the names of the node's weights (`layer1.0.conv1.weight`), which survive tools that drop the rest,
-4. scopes in node names as TensorFlow writes them (`model/block1/add`).
+3. scopes in node names as TensorFlow writes them (`model/block1/add`),
+4. the names of the node's own weights (`layer1.0.conv1.weight`), which survive tools that drop the rest.
 
 A scope is a tuple of parts from the outside in; the root of the model is the empty tuple, unknown is None.
 """
@@ -30,15 +30,21 @@ class Scopes:
 
     def __init__(self, graph: GraphIndex) -> None:
         self._graph = graph
-        self._known: dict[int, Scope | None] = {}
+        self._said: dict[int, Scope | None] = {}
         self._texts: dict[str, Scope | None] = {}
+        self._readers: dict[str, int] | None = None
 
     def of(self, node: Node) -> Scope | None:
-        """The module that ran the node; None where nothing tells."""
+        """The module that ran the node, or the one whose weights it reads; None where nothing tells."""
+        said = self.said(node)
+        return said if said is not None else self._from_weights(node)
+
+    def said(self, node: Node) -> Scope | None:
+        """The module that ran the node, where the exporter's own record or the node's name says so."""
         key = id(node.proto)
-        if key not in self._known:
-            self._known[key] = self._find(node)
-        return self._known[key]
+        if key not in self._said:
+            self._said[key] = self._find(node)
+        return self._said[key]
 
     def _find(self, node: Node) -> Scope | None:
         for entry in node.proto.metadata_props:
@@ -52,12 +58,22 @@ class Scopes:
         name = node.proto.name
         if name.startswith("/"):
             return parse_slashed(name)
-        for operand in node.inputs:
-            if operand in self._graph.initializers and _WEIGHT.match(operand):
-                return tuple(operand.split(".")[:-1])
-        if "/" in name:
+        if "/" in name and not _WEIGHT.match(name):
             return tuple(part for part in name.split("/")[:-1] if part)
         return None
+
+    def _from_weights(self, node: Node) -> Scope | None:
+        if self._readers is None:
+            # Tools keep one of several equal tensors, under one of their names: a shared weight says nothing.
+            self._readers = {}
+            for proto in self._graph.graph.node:
+                for name in set(proto.input):
+                    self._readers[name] = self._readers.get(name, 0) + 1
+        named = (
+            name for name in node.proto.input if name in self._graph.initializers and _WEIGHT.match(name)
+        )
+        alone = next((name for name in named if self._readers.get(name) == 1), None)
+        return None if alone is None else tuple(alone.split(".")[:-1])
 
 
 def parse_name_scopes(text: str) -> Scope | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 MICROSOFT = "com.microsoft"
 
 FIRST_ONLY = frozenset(
@@ -62,7 +64,9 @@ KNOWN_DOMAINS = STANDARD_DOMAINS | {
 }
 
 UPSAMPLING = frozenset({"Resize", "Upsample", "ConvTranspose", "DepthToSpace", "MaxUnpool", "GridSample"})
-QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+QUANTIZED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"}
+)
 
 ACTIVATIONS = frozenset(
     {
@@ -83,8 +87,11 @@ NORMS = frozenset(
 SKIP_NORMS = {
     "SkipLayerNormalization": "LayerNormalization",
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
-    "EmbedSkipLayerNormalization": "LayerNormalization",
 }
+"""Operators that add and normalise in one, with the norm that they hold."""
+
+SUMMING_CONV = {MICROSOFT: ("FusedConv", "NhwcFusedConv"), "com.microsoft.nchwc": ("Conv",)}
+"""Convolutions that take a summand as their fourth operand, by domain."""
 
 Parts = tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
 
@@ -108,19 +115,44 @@ def data_inputs(op: str, domain: str, inputs: tuple[str, ...]) -> tuple[str, ...
 
 
 def split_fused(
-    op: str, domain: str, inputs: tuple[str, ...], outputs: tuple[str, ...], hidden: str
+    op: str,
+    domain: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    *,
+    hidden: str,
+    activation: str = "",
+    constants: Container[str] = (),
 ) -> Parts:
     """The parts of an operator that holds a residual sum, as (operator, operands, results); () for any other.
 
-    `SkipLayerNormalization(a, b, gamma, beta, bias) -> y, mean, inv_std, sum` is `Add(a, b)` then the norm. A
+    `SkipLayerNormalization(a, b, gamma, beta, bias) -> y, mean, inv_std, sum` is the sum of three, then the norm. A
     convolution or `Gemm` with a summand is the product, then `Add`, then the activation.
+
+    Args:
+        op: Operator type.
+        domain: Operator domain.
+        inputs: Operands.
+        outputs: Results.
+        hidden: Suffix for the values between the parts.
+        activation: The activation that the operator's attributes name.
+        constants: Constants: a constant summand is a bias.
     """
-    if domain == MICROSOFT and op in SKIP_NORMS:
+    if domain == MICROSOFT and op in SKIP_NORMS and len(inputs) > 2:
         total = outputs[3] if len(outputs) > 3 and outputs[3] else outputs[0] + hidden
-        bias_at = 4 if op != "SkipSimplifiedLayerNormalization" else 3
-        norm_inputs = (total, *inputs[2:bias_at])
+        bias_at = 4 if op == "SkipLayerNormalization" else 3
+        summands = (*inputs[:2], *inputs[bias_at : bias_at + 1])
         return (
-            ("Sum", (*inputs[:2], *inputs[bias_at : bias_at + 1]), (total,)),
-            (SKIP_NORMS[op], norm_inputs, outputs[:3]),
+            ("Sum", summands, (total,)),
+            (SKIP_NORMS[op], (total, *inputs[2:bias_at]), outputs[:3]),
         )
+    if domain == MICROSOFT and op == "QLinearAdd" and len(inputs) > 3:
+        return (("Add", (inputs[0], inputs[3]), outputs),)
+    at, product = (3, "Conv") if domain in SUMMING_CONV and op in SUMMING_CONV[domain] else (2, "Gemm")
+    gemm = op == "Gemm" and domain == ""
+    if (product == "Conv" or gemm) and len(inputs) > at and inputs[at] and inputs[at] not in constants:
+        made = outputs[0] + hidden + "product"
+        total = outputs[0] + hidden if activation else outputs[0]
+        parts: Parts = ((product, inputs[:at], (made,)), ("Add", (made, inputs[at]), (total,)))
+        return (*parts, (activation, (total,), outputs[:1])) if activation else parts
     return ()

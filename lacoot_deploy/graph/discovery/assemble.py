@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from lacoot_deploy.graph import costs
@@ -11,10 +11,12 @@ from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
 from lacoot_deploy.graph.discovery.grouping import Group, Grouper, block_name, unit_name
 from lacoot_deploy.graph.discovery.ownership import own_tails
 from lacoot_deploy.graph.discovery.ranges import Ranges
+from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
 from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
 from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node
 from lacoot_deploy.graph.naming import Names, Scopes
+from lacoot_deploy.graph.ops import SKIP_NORMS
 
 Granularity = Literal["block", "unit"]
 
@@ -23,26 +25,25 @@ def blocks_of(
     model: ModelIndex, *, shapes: Mapping[str, Shape] | None = None, granularity: Granularity = "block"
 ) -> tuple[Block, ...]:
     """Blocks of every graph of a model; see `find_blocks`."""
-    tables = static.infer(model, shapes=shapes)
-    names = Names()
-    blocks: list[Block] = []
-    ranges: dict[tuple[str, ...], Ranges] = {}
-    for graph in model.graphs:
-        around = ranges[graph.parent.scope] if graph.parent else None
-        ranges[graph.scope] = Ranges(graph, around)
-        blocks.extend(
-            _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names).blocks(granularity)
-        )
-    return tuple(blocks)
+    return tuple(block for part in _assemblers(model, shapes) for block in part.blocks(granularity))
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
     """Main-graph values whose shapes decide about a block and are not known; see `graph.shapes.undecided_values`."""
-    wanted: dict[str, None] = {}
-    for block in blocks_of(model):
-        if not block.scope and block.reason is not None and block.reason.code == "shape_unknown":
-            wanted.update(dict.fromkeys(block.reason.values))
-    return tuple(wanted)
+    main = next(iter(_assemblers(model, None)))
+    main.blocks("block")
+    main.blocks("unit")
+    return tuple(main.open)
+
+
+def _assemblers(model: ModelIndex, shapes: Mapping[str, Shape] | None) -> Iterator[_Assembler]:
+    tables = static.infer(model, shapes=shapes)
+    names = Names()
+    ranges: dict[tuple[str, ...], Ranges] = {}
+    for graph in model.graphs:
+        around = ranges[graph.parent.scope] if graph.parent else None
+        ranges[graph.scope] = Ranges(graph, around)
+        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names)
 
 
 class _Assembler:
@@ -58,12 +59,19 @@ class _Assembler:
         self.scopes = Scopes(graph)
         self.finder = Finder(model, graph, table, self.scopes)
         self.grouper = Grouper(graph, self.scopes, self.finder.live)
+        self.open: dict[str, None] = {}
 
     def blocks(self, granularity: Granularity) -> list[Block]:
         candidates = self.finder.candidates()
         own_tails(self.graph, self.scopes, candidates)
-        units = [candidate for candidate in candidates if candidate.reason is None]
-        groups = self.grouper.group(units)
+        groups = self.grouper.group([unit for unit in candidates if unit.reason is None])
+        spanning = {id(group): reason for group in groups if (reason := spans_blocks(group, groups))}
+        for group in groups:
+            reason = spanning.get(id(group)) or updates_state(self.graph, group)
+            if reason is not None:
+                for unit in group.units:
+                    unit.reason = reason
+        groups = [group for group in groups if group.units[0].reason is None]
         made = [self._block(group) for group in groups] if granularity == "block" else []
         if granularity == "unit":
             for group in groups:
@@ -142,6 +150,10 @@ class _Assembler:
         if self.table.dtype(group.input) != self.table.dtype(group.output):
             same = False
         short = [static.same_shape(shape(unit.skip), shape(_summed(unit))) for unit in group.units]
+        self._note_open(group, same, short)
+        if any(_hides_activation(unit) for unit in group.units):
+            # What is left of the node without its sum, the activation, has no node of its own.
+            short = [False]
         forms: list[Form] = []
         keep_relu = False
         if same:
@@ -151,7 +163,7 @@ class _Assembler:
                 if not self.ranges.within(group.input, bounds):
                     keep_relu = bounds == (0.0, float("inf"))
                     # No bypass reproduces a two-sided clip: it stays where it is and only the branch goes.
-                    same = None if not keep_relu else same
+                    same = keep_relu
             if same:
                 forms.append(Form.BYPASS)
         if all(short):
@@ -173,6 +185,15 @@ class _Assembler:
         )
         return (), Reason("shape_unknown", text, values), False
 
+    def _note_open(self, group: Group, same: bool | None, short: list[bool | None]) -> None:
+        """Remember the values whose shapes a probe run has to settle."""
+        if same is None:
+            self.open.update(dict.fromkeys((group.input, group.output)))
+        for unit, known in zip(group.units, short, strict=True):
+            if known is None:
+                names = (unit.skip, *unit.branches, _summed(unit))
+                self.open.update(dict.fromkeys(name for name in names if real_value(name)))
+
     def _dead(self, group: Group, form: Form | None) -> list[Node]:
         if form is Form.BYPASS:
             return dead_after(self.graph, [group.output], kept=[group.input])
@@ -187,6 +208,11 @@ class _Assembler:
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
             )
         return []
+
+
+def _hides_activation(unit: Candidate) -> bool:
+    """Whether the merge is inside a node together with the activation after it."""
+    return unit.merge.fused not in ("", *SKIP_NORMS) and not real_value(unit.merge.output)
 
 
 def _summed(unit: Candidate) -> str:

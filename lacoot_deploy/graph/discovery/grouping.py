@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.paths import LAYOUT, escapes
+from lacoot_deploy.graph.discovery.scoping import holders
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
 from lacoot_deploy.graph.naming import Scope, Scopes, join
@@ -50,12 +51,7 @@ class Grouper:
         self.graph = graph
         self.live = live
         self.scopes = scopes
-        self._by_prefix: dict[Scope, list[Node]] = {}
-        for node in graph.nodes:
-            scope = scopes.of(node)
-            if scope and any(name in graph.dynamic for name in node.outputs):
-                for length in range(1, len(scope) + 1):
-                    self._by_prefix.setdefault(scope[:length], []).append(node)
+        self._by_prefix = holders(graph, scopes)
 
     def group(self, units: Sequence[Candidate]) -> list[Group]:
         """Blocks in graph order of their last merge."""
@@ -82,9 +78,23 @@ class Grouper:
                 groups.append(group)
             member[id(unit)] = group
         split = [part for group in groups for part in self._checked(group)]
+        twins: dict[tuple[object, ...], set[int]] = {}
         for group in split:
-            self._fit_module(group)
+            twins.setdefault(self._signature(group.units), set()).update(group.nodes())
+        for group in split:
+            self._fit_module(group, ignoring=twins[self._signature(group.units)])
         return split
+
+    def _signature(self, units: Sequence[Candidate]) -> tuple[object, ...]:
+        """What a unit is made of; the same for two calls of one module."""
+        nodes = [node for unit in units for node in (*unit.own, unit.merge)]
+        return tuple((self.scopes.of(node), node.op) for node in nodes)
+
+    def _again(self, group: Group, unit: Candidate) -> bool:
+        """Whether a unit is what the group began with: the module is called once more."""
+        return any(node.op in ops.LINEAR for node in unit.own) and self._signature([unit]) == self._signature(
+            group.units[:1]
+        )
 
     def single(self, unit: Candidate) -> Group:
         """A block of one unit."""
@@ -146,12 +156,21 @@ class Grouper:
             for reader in self.graph.readers(name)
         )
 
-    def _fit_module(self, group: Group) -> None:
-        """Find out whether the module is the block, and let the block start where the module does."""
+    def _fit_module(self, group: Group, *, ignoring: Collection[int] = ()) -> None:
+        """Find out whether the module is the block, and let the block start where the module does.
+
+        Args:
+            group: The block.
+            ignoring: Nodes of further calls of the same module.
+        """
         if not group.home:
             return
         own = group.nodes()
-        others = [node for node in self._by_prefix.get(group.home, []) if node.index not in own]
+        others = [
+            node
+            for node in self._by_prefix.get(group.home, [])
+            if node.index not in own and node.index not in ignoring
+        ]
         before = self._upstream(group.input, others)
         if before and all(node.op in ops.NORMS | ops.ACTIVATIONS | LAYOUT for node in before):
             head = before[-1].data[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lacoot_deploy.graph import ops
+from lacoot_deploy.graph.discovery.scoping import set_scopes
 from lacoot_deploy.graph.discovery.trailing import Tail, find_tail
-from lacoot_deploy.graph.discovery.units import Candidate
+from lacoot_deploy.graph.discovery.units import Candidate, real_value
 from lacoot_deploy.graph.index import GraphIndex
-from lacoot_deploy.graph.naming import Scopes, common, inside
+from lacoot_deploy.graph.naming import Scopes, inside
 
 
 def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]) -> None:
@@ -18,11 +19,9 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
     model, the structure decides: a unit whose branch starts with an activation or a norm on its input is of the kind
     that puts them first, so what follows its merge is the next block's or the model's last.
     """
+    set_scopes(graph, scopes, candidates)
     inputs = {candidate.input for candidate in candidates}
     for candidate in candidates:
-        known = [scopes.of(node) for node in candidate.own]
-        own = scopes.of(candidate.merge)
-        candidate.scope = common([*known, own])
         at = candidate.merge.output
         for _ in range(2):
             tail = find_tail(graph, at)
@@ -36,7 +35,8 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
 
 
 def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail, inputs: set[str]) -> bool:
-    if candidate.merge.fused and candidate.merge.proto is tail.nodes[0].proto:
+    if not real_value(candidate.merge.output):
+        # Inside a fused node there is no value between the sum and what follows.
         return True
     where = scopes.of(tail.nodes[-1])
     if candidate.scope and where is not None:

@@ -59,20 +59,23 @@ class Ranges:
         return low >= bounds[0] and high <= bounds[1]
 
     def clip_bounds(self, node: Node) -> Bounds:
-        """The bounds that a `Clip` or `Relu` enforces; infinite where they are not constant."""
+        """The bounds that a `Clip` or `Relu` enforces; not a number where they are not constant."""
         if node.op == "Relu":
             return (0.0, math.inf)
+        if node.fused:
+            given = next((list(a.floats) for a in node.proto.attribute if a.name == "activation_params"), [])
+            return (given[0], given[1]) if len(given) == 2 else (math.nan, math.nan)
         attributes = {attr.name: attr.f for attr in node.proto.attribute}
         low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
         if len(node.inputs) > 1 and node.inputs[1]:
-            low = self._scalar(node.inputs[1], -math.inf)
+            low = self._scalar(node.inputs[1])
         if len(node.inputs) > 2 and node.inputs[2]:
-            high = self._scalar(node.inputs[2], math.inf)
+            high = self._scalar(node.inputs[2])
         return (low, high)
 
-    def _scalar(self, name: str, default: float) -> float:
+    def _scalar(self, name: str) -> float:
         low, high = self.of(name)
-        return low if low == high else default
+        return low if low == high else math.nan
 
 
 def constant_bounds(tensor: onnx.TensorProto) -> Bounds:
@@ -103,6 +106,8 @@ def _fixed(low: float, high: float) -> Callable[[Ranges, Node], Bounds]:
 def _clip(ranges: Ranges, node: Node) -> Bounds:
     low, high = ranges.of(node.inputs[0])
     floor, ceiling = ranges.clip_bounds(node)
+    floor = -math.inf if math.isnan(floor) else floor
+    ceiling = math.inf if math.isnan(ceiling) else ceiling
     return (min(max(low, floor), ceiling), max(min(high, ceiling), floor))
 
 

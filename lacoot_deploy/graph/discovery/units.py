@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.blocks import Reason
 from lacoot_deploy.graph.discovery.paths import SkipStep, between, leaks, live_values, skip_steps
+from lacoot_deploy.graph.discovery.sums import common_source
 from lacoot_deploy.graph.index import HIDDEN, GraphIndex, ModelIndex, Node
 from lacoot_deploy.graph.naming import Scope, Scopes
+from lacoot_deploy.graph.shape_rules import broadcast
 from lacoot_deploy.graph.shapes import ShapeTable, same_shape
 
 
@@ -88,6 +90,7 @@ class Finder:
                     candidate = whole
                     for add in sums:
                         found.pop(add.index, None)
+            candidate = candidate or self._without_skip(node)
             if candidate is not None:
                 found[node.index] = candidate
         inner = {node.index for unit in found.values() if unit.reason is None for node in unit.own}
@@ -120,11 +123,13 @@ class Finder:
     def _look_at(self, merge: Node, operands: list[str], sums: tuple[Node, ...]) -> Candidate | None:
         if len(operands) < 2 or len(set(operands)) < len(operands):
             return None
-        if self._broadcasts(operands) or self._scores(merge):
+        if self._scores(merge):
             return None
         best: tuple[tuple[int, int, int], Candidate] | None = None
         for skip in operands:
             others = tuple(name for name in operands if name != skip)
+            if self._widened(skip, others):
+                continue
             for step in skip_steps(self.graph, skip):
                 candidate = self._try(merge, skip, others, step, sums)
                 if candidate is not None:
@@ -135,10 +140,37 @@ class Finder:
                     break
         return best[1] if best else None
 
+    def _without_skip(self, merge: Node) -> Candidate | None:
+        """A sum of two branches of one value, which is no unit but looks like one."""
+        operands = self._operands(merge)
+        if len(set(operands)) != 2 or self._broadcasts(operands) or self._scores(merge):
+            return None
+        found = common_source(self.graph, operands, self.is_linear)
+        if found is None:
+            return None
+        source, region = found
+        text = f"The merge adds two branches of {source}, and neither is a skip path."
+        return Candidate(
+            merge,
+            source,
+            operands[0],
+            tuple(operands[1:]),
+            region,
+            (),
+            reason=Reason("no_skip", text, (source,)),
+        )
+
     def _broadcasts(self, operands: Iterable[str]) -> bool:
-        """Whether the operands are known to differ in shape: a bias, a mask or an embedding, no merge."""
+        """Whether the operands are known to differ in shape: a bias, a mask or an embedding."""
         shapes = [self.table.shape(name) for name in operands]
         return any(same_shape(shapes[0], other) is False for other in shapes[1:])
+
+    def _widened(self, skip: str, others: Iterable[str]) -> bool:
+        """Whether an operand is known to be smaller than the sum: a mask, a bias or a shift, no skip."""
+        shape = whole = self.table.shape(skip)
+        for name in others:
+            whole = broadcast(whole, self.table.shape(name))
+        return same_shape(shape, whole) is False
 
     def _scores(self, merge: Node) -> bool:
         """Whether the sum is of attention scores: what follows, elementwise, is a softmax."""
@@ -212,7 +244,8 @@ class Finder:
 
     def _refusal(self, candidate: Candidate) -> Reason | None:
         graph = self.graph
-        quantized = [node for node in (*candidate.region, *candidate.path) if node.op in ops.QUANTIZED]
+        nodes = (*candidate.region, *candidate.path, candidate.merge)
+        quantized = [node for node in nodes if node.op in ops.QUANTIZED or node.fused in ops.QUANTIZED]
         if quantized:
             return Reason(
                 "quantized",

@@ -1,0 +1,66 @@
+"""The module of each unit: said by the exporter, or put together from the names of the branch's weights.
+
+Where tools have dropped everything but weight names, the branch tells `blocks.0.attn` and not that the module
+which adds is `blocks.0`. Then the module is taken to be the largest one that holds nothing else, or one entry of a
+numbered list that holds a chain of units and little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lacoot_deploy.graph.discovery.trailing import find_tail
+from lacoot_deploy.graph.discovery.units import Candidate
+from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.naming import Scope, Scopes, common
+
+
+def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]) -> None:
+    """Set the scope of every candidate; () is the model itself, None unknown."""
+    guessed: list[Candidate] = []
+    for candidate in candidates:
+        candidate.scope = common([scopes.of(node) for node in (*candidate.own, candidate.merge)])
+        if scopes.said(candidate.merge) is None and candidate.scope:
+            guessed.append(candidate)
+    if not guessed:
+        return
+    held = holders(graph, scopes)
+    units = [candidate for candidate in candidates if candidate.reason is None and candidate.scope]
+    widened = {id(candidate): _widen(graph, candidate, units, held) for candidate in guessed}
+    for candidate in guessed:
+        candidate.scope = widened[id(candidate)]
+
+
+def holders(graph: GraphIndex, scopes: Scopes) -> dict[Scope, list[Node]]:
+    """For each module the nodes that it is known to hold."""
+    found: dict[Scope, list[Node]] = {}
+    for node in graph.nodes:
+        scope = scopes.of(node)
+        if scope and any(name in graph.dynamic for name in node.outputs):
+            for length in range(1, len(scope) + 1):
+                found.setdefault(scope[:length], []).append(node)
+    return found
+
+
+def _widen(
+    graph: GraphIndex, candidate: Candidate, units: Sequence[Candidate], held: dict[Scope, list[Node]]
+) -> Scope:
+    own = set(candidate.nodes())
+    tail = find_tail(graph, candidate.merge.output)
+    if tail is not None:
+        own.update(node.index for node in tail.nodes)
+    scope = candidate.scope or ()
+    best = scope
+    for length in range(len(scope) - 1, 0, -1):
+        wider = scope[:length]
+        inner = [unit.scope for unit in units if unit.scope and unit.scope[:length] == wider]
+        if len(inner) > 1:
+            children = {child[length] for child in inner if len(child) > length}
+            if wider[-1].isdigit() and not any(child.isdigit() for child in children):
+                best = wider
+            break
+        if any(node.index not in own for node in held.get(wider, ())):
+            break
+        if wider[-1].isdigit() or not best[-1].isdigit():
+            best = wider
+    return best
