@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import chain
+from onnx import TensorProto, helper
+from tiny_models import chain, make_model
 
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError, UsageError
@@ -122,3 +123,40 @@ def test_one_sample_and_activations_that_are_not_finite_are_refused(setting):
     samples.feeds["h0"][5, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="h0"):
         measure_blocks(model, blocks, samples, provider="cpu")
+
+
+def test_several_inputs_free_dimensions_and_float16():
+    """ids and mask in; h = embedding, h1 = h + 0.1 tanh(h) in float16; every sample has its own mask."""
+    table = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float16)
+    model = make_model(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["e"], name="embed"),
+            helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT16, name="cast"),
+            helper.make_node("Unsqueeze", ["m", "last"], ["m3"], name="widen"),
+            helper.make_node("Mul", ["e", "m3"], ["h"], name="masked"),
+            helper.make_node("Tanh", ["h"], ["t"], name="tanh"),
+            helper.make_node("Mul", ["t", "tenth"], ["b"], name="scale"),
+            helper.make_node("Add", ["h", "b"], ["h1"], name="merge"),
+        ],
+        {
+            "input_ids": (TensorProto.INT64, ["n", "length"]),
+            "mask": (TensorProto.INT64, ["n", "length"]),
+        },
+        {"h1": (TensorProto.FLOAT16, ["n", "length", 4])},
+        {"table": table, "last": np.array([2]), "tenth": np.array(0.1, np.float16)},
+    )
+    unit = ResidualUnit("layer", "h", "h", "b", "h1", "Add", trailing=(), output="h1")
+    shape = ("n", "length", 4)
+    layer = Block(
+        "layer", "h", "h1", (unit,), (Form.BYPASS,), shape, shape, "float16", ("tanh", "scale", "merge"), 0, 0
+    )
+    ids = np.random.default_rng(1).integers(0, 7, (40, 5))
+    mask = (np.arange(5) < np.random.default_rng(2).integers(1, 6, (40, 1))).astype(np.int64)
+    found = measure(model, [layer], Samples({"input_ids": ids, "mask": mask}), provider="cpu", batch_size=7)[
+        "layer"
+    ]
+    h = torch.from_numpy(table[ids].astype(np.float32) * mask[..., None].astype(np.float32))
+    assert found.distances["paired"].value == pytest.approx(
+        float(paired_distance(h, h + 0.1 * h.tanh())), rel=5e-3
+    )
+    assert found.source.zeros == pytest.approx(float((h == 0).float().mean()))
