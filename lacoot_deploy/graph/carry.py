@@ -111,6 +111,23 @@ def _sources(graph: onnx.GraphProto) -> list[str]:
     return list(dict.fromkeys([*(value.name for value in graph.input), *initializer_names(graph)]))
 
 
+def wiring_differences(before: onnx.GraphProto, after: onnx.GraphProto) -> Iterator[str]:
+    """What differs between two wirings, one phrase each; nothing where `carry_over` would change nothing."""
+    for kind in ("input", "output", "initializer"):
+        if [value.name for value in getattr(before, kind)] != [value.name for value in getattr(after, kind)]:
+            yield f"the {kind}s of graph {before.name!r}"
+    if len(before.node) != len(after.node):
+        yield f"the number of nodes of graph {before.name!r}"
+    for ours, theirs in zip(before.node, after.node, strict=False):
+        bodies, others = dict(subgraphs(ours)), dict(subgraphs(theirs))
+        same = ours.name == theirs.name and ours.input == theirs.input and ours.output == theirs.output
+        if not same or bodies.keys() != others.keys():
+            yield f"node {ours.op_type}:{next((name for name in ours.output if name), '')}"
+        else:
+            for label, body in bodies.items():
+                yield from wiring_differences(body, others[label])
+
+
 def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...]:
     """Make a model's wiring that of `after`, in place, and drop what only the removed nodes used.
 

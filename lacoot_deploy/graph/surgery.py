@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.carry import carry_over, wiring
+from lacoot_deploy.graph.carry import carry_over, wiring, wiring_differences
 from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.cutting import Cutter
 from lacoot_deploy.graph.liveness import drop_dead_nodes, live_nodes
@@ -58,11 +58,10 @@ def _import_wiring(result: onnx.ModelProto) -> Any:
             graph = gs.import_onnx(bare)
         except Exception as error:
             raise InputError(f"onnx-graphsurgeon cannot represent this model: {error}") from error
-    changes = carry_over(result, _export(graph))
-    if changes:
+    difference = next(wiring_differences(bare.graph, _export(graph).graph), None)
+    if difference is not None:
         raise InputError(
-            f"onnx-graphsurgeon cannot represent this model: its round trip changes {changes[0]}"
-            + (f" and {len(changes) - 1} more." if len(changes) > 1 else ".")
+            f"onnx-graphsurgeon cannot represent this model: its round trip changes {difference}."
         )
     return graph
 

@@ -313,3 +313,52 @@ def test_a_name_that_is_taken_is_not_given_again():
     assert new.name == "b/BatchNormalization_1"
     assert list(new.input) == ["stem", "b/scale_1", "b/shift", "b/mean", "b/variance"]
     assert list(new.output) == ["sum"]
+
+
+def test_a_repair_in_bfloat16():
+    """ONNX Runtime has no such kernels on the CPU: the reference evaluator shows what the nodes compute."""
+    g = GraphBuilder(opset=22, ir_version=10)
+    kind = onnx.TensorProto.BFLOAT16
+    x = g.op("Neg", g.input("x", ["N", 4, 3], kind), output="stem")
+    g.op("Add", g.op("Tanh", x), x, output="y")
+    model = g.model({"y": ["N", 4, 3]}, dtype=kind)
+    block = make_block("b", "stem", "y", shape=("N", 4, 3), dtype="bfloat16")
+    repair = Repair(1, np.full(4, 0.5, np.float32), np.full(4, 2, np.float32))
+    result = collapse_blocks(model, [Cut(block, Form.BYPASS, repair)])
+    onnx.checker.check_model(result, full_check=True)
+    assert {tensor.data_type for tensor in result.graph.initializer} == {kind}
+    scale, shift = (onnx.numpy_helper.to_array(t).astype(np.float32) for t in result.graph.initializer)
+    np.testing.assert_array_equal(scale.ravel(), 2)
+    np.testing.assert_array_equal(shift.ravel(), 0.5)
+
+
+class TestGuard:
+    """A graph that onnx-graphsurgeon does not give back as it was is refused before anything is cut."""
+
+    def test_a_round_trip_that_loses_a_node(self, monkeypatch):
+        import onnx_graphsurgeon as gs
+
+        model, blocks = residual_mlp()
+        original = gs.export_onnx
+
+        def lossy(graph, **options):
+            exported = original(graph, **options)
+            del exported.graph.node[3:]
+            return exported
+
+        monkeypatch.setattr(gs, "export_onnx", lossy)
+        with pytest.raises(
+            InputError, match="cannot represent this model: its round trip changes the number of nodes"
+        ):
+            collapse_blocks(model, [Cut(blocks[0], Form.BYPASS)])
+
+    def test_an_import_that_fails(self, monkeypatch):
+        import onnx_graphsurgeon as gs
+
+        def failing(model):
+            raise UnboundLocalError("onnx_tensor")
+
+        monkeypatch.setattr(gs, "import_onnx", failing)
+        model, blocks = residual_mlp()
+        with pytest.raises(InputError, match="cannot represent this model: onnx_tensor"):
+            collapse_blocks(model, [Cut(blocks[0], Form.BYPASS)])
