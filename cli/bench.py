@@ -12,7 +12,7 @@ from .options import PATH, data_options, output_options, provider_options
 from .render import note, print_json, progress, significant, table
 
 if TYPE_CHECKING:
-    from lacoot_deploy.bench import BenchResult
+    from lacoot_deploy.workflow.benching import BenchReport
 
 
 def _pairs(values: tuple[str, ...], name: str) -> dict[str, str]:
@@ -43,6 +43,7 @@ def _dims(values: tuple[str, ...]) -> dict[str, int]:
 @click.option("--cuda-graph", is_flag=True, help="Replay runs as a CUDA graph.")
 @click.option("--tf32/--no-tf32", default=None, help="Let CUDA round float32 to TF32.")
 @click.option("--allow-cpu-nodes", is_flag=True, help="Let nodes fall back to the CPU.")
+@click.option("--per-block", is_flag=True, help="Tell where A's time goes, by block.")
 @click.option("--require-speedup", type=float, help="Fail (exit 6) unless B is that many times as fast.")
 @click.option(
     "--fail-if-slower", type=float, metavar="PCT", help="Fail (exit 6) if B is slower by more percent."
@@ -62,6 +63,7 @@ def command(
     cuda_graph: bool,
     tf32: bool | None,
     allow_cpu_nodes: bool,
+    per_block: bool,
     require_speedup: float | None,
     fail_if_slower: float | None,
     data: str | None,
@@ -106,6 +108,7 @@ def command(
             cuda_graph=cuda_graph,
             use_tf32=tf32,
             allow_cpu_nodes=allow_cpu_nodes,
+            per_block=per_block,
             seed=seed,
             progress=lambda done, total: report(done, total, "measuring"),
         )
@@ -116,7 +119,7 @@ def command(
     result.require(speedup=require_speedup, fail_if_slower=fail_if_slower)
 
 
-def show(result: BenchResult, *, quiet: bool = False) -> None:
+def show(result: BenchReport, *, quiet: bool = False) -> None:
     """Print a measurement for reading."""
     models = [model for model in (result.a, result.b) if model is not None]
     table(
@@ -157,6 +160,23 @@ def show(result: BenchResult, *, quiet: bool = False) -> None:
             click.echo(f"with {what}: {significant(variant.a_ms)} ms")
         elif variant.reason is not None:
             note(f"with {what}: {variant.reason}", quiet=quiet)
+    if result.per_block is not None:
+        total = result.per_block.total_ms
+        rows = [(block.name, block.ms) for block in result.per_block.blocks]
+        rows.append(("all else", result.per_block.rest_ms))
+        longest = max(ms for _, ms in rows) or 1.0
+        table(
+            [("block", "left"), ("ms", "right"), ("share", "right"), ("", "left")],
+            [
+                [name, significant(ms), f"{100 * ms / total:.0f} %", "█" * max(round(24 * ms / longest), 0)]
+                for name, ms in rows
+            ],
+        )
+    if result.realised is not None:
+        click.echo(
+            f"The blocks missing in B promised a speed-up of {significant(result.realised.expected_speedup)}; "
+            f"{100 * result.realised.share:.0f} % of that saving is there."
+        )
     if result.verdict is not None and result.ci95 is not None and result.speedup is not None:
         click.echo(verdict_line(result))
     for warning in result.warnings:

@@ -14,7 +14,7 @@ from .render import count, note, print_json, progress, significant, table
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
-CRITERIA = ("mswd", "mswd-ascent", "paired", "cosine", "output", "loss", "random")
+CRITERIA = ("mswd", "mswd-ascent", "paired", "cosine", "output", "loss", "latency", "random")
 REPAIRS = ("none", "affine", "linear", "auto")
 
 

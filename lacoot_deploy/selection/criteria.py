@@ -28,6 +28,7 @@ class Criterion:
         distance: The recorded distance that it reads; None for a trial criterion or the random control.
         trial: Score from the outcome of a trial removal; None for the others.
         labels: Whether it needs labels.
+        per_latency: Whether the score is per millisecond that the block takes.
     """
 
     name: str
@@ -35,6 +36,28 @@ class Criterion:
     distance: str | None = None
     trial: Callable[[Quality], float] | None = None
     labels: bool = False
+    per_latency: bool = False
+
+    def score(self, before: Quality, after: Quality, milliseconds: float | None = None) -> float:
+        """Score of a trial removal.
+
+        Args:
+            before: The network before the removal.
+            after: The network after it.
+            milliseconds: What the block takes; needed where `per_latency`.
+
+        Raises:
+            UsageError: The criterion does not try removals, or labels or latencies are missing.
+        """
+        if self.trial is None:
+            raise UsageError(f"The criterion {self.name!r} does not try removals.")
+        if not self.per_latency:
+            return self.trial(after)
+        if milliseconds is None:
+            raise UsageError(f"The criterion {self.name!r} needs the latency of every block.")
+        harm, size = self.trial(after) - self.trial(before), max(milliseconds, 1e-6)
+        # A removal that does good is the better the more time it saves, one that does harm the worse the less.
+        return harm / size if harm > 0 else harm * size
 
 
 def _output(quality: Quality) -> float:
@@ -47,6 +70,10 @@ def _loss(quality: Quality) -> float:
     return quality.loss
 
 
+def _best_known(quality: Quality) -> float:
+    return _output(quality) if quality.loss is None else quality.loss
+
+
 CRITERIA: dict[str, Criterion] = {
     c.name: c
     for c in (
@@ -56,6 +83,12 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("cosine", "1 - mean cosine of input and output (ShortGPT)", distance="cosine"),
         Criterion("output", "divergence of the network's output when the block is gone", trial=_output),
         Criterion("loss", "the loss on labelled data when the block is gone", trial=_loss, labels=True),
+        Criterion(
+            "latency",
+            "harm to the loss (or output) per millisecond that the block takes",
+            trial=_best_known,
+            per_latency=True,
+        ),
         Criterion("random", "a random order: the control"),
     )
 }

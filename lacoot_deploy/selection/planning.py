@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ def make_plan(
     seed: int = 0,
     progress: Progress | None = None,
     speedup: Callable[[onnx.ModelProto], float] | None = None,
+    latencies: Callable[[], Mapping[str, float]] | None = None,
 ) -> Plan:
     """Choose which blocks go, in which form, with which repair.
 
@@ -126,6 +127,7 @@ def make_plan(
         seed: Seed of the random control.
         progress: Called with (done, total, what).
         speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+        latencies: Measures the milliseconds that each block takes; needed for a criterion that weighs them.
 
     Raises:
         UsageError: Options that contradict each other or need data that was not given.
@@ -156,6 +158,11 @@ def make_plan(
     stop = _stop(engine, limit, model, speedup)
     names = [block.name for block in candidates]
     path: list[Step]
+    times: Mapping[str, float] = {}
+    if rule.per_latency:
+        if latencies is None:
+            raise UsageError(f"The criterion {rule.name!r} needs the latency of every block to be measured.")
+        times = latencies()
     if limit.blocks is not None or rule.trial is None or search == "ranked":
         if limit.blocks is not None:
             scores = {name: float(engine.place[name]) for name in names}
@@ -174,7 +181,9 @@ def make_plan(
                 raise _nothing(f"no block has a distance of at most {limit.max_distance}")
         path = ranked(engine, scores, repair=repair, form=wanted, stop=stop, progress=progress)
     else:
-        path = greedy(engine, names, rule, repair=repair, form=wanted, stop=stop, progress=progress)
+        path = greedy(
+            engine, names, rule, repair=repair, form=wanted, stop=stop, latencies=times, progress=progress
+        )
     return _confirmed(plan, engine, path, limit, evidence, model, source, provider, threads)
 
 

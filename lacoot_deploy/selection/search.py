@@ -90,6 +90,7 @@ def greedy(
     repair: str = "auto",
     form: Form | None = None,
     stop: Stop,
+    latencies: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> list[Step]:
     """Try every block that is left after each removal, repairs refitted, and let the cheapest go.
@@ -101,17 +102,18 @@ def greedy(
         repair: `none`, `affine`, `linear` or `auto`.
         form: The form in which blocks go; None for each one's best.
         stop: Whether to end after a step; that step is part of the path.
+        latencies: Milliseconds that each block takes, for a criterion that weighs them.
         progress: Called with (done, total, what).
 
     Returns:
         The steps in order; empty where no block may go.
     """
-    assert criterion.trial is not None
     path: list[Step] = []
     left, current = list(names), engine.dense
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
     trial_repair = "affine" if repair == "auto" else repair
+    before = engine.quality(engine.dense)
     while left:
         best: tuple[float, int, str] | None = None
         for name in left:
@@ -119,12 +121,14 @@ def greedy(
                 progress(trials, total, "searching greedily")
             trials += 1
             quality = engine.quality(engine.remove(current, [name], form=form, repair=trial_repair))
-            entry = (criterion.trial(quality), engine.place[name], name)
+            score = criterion.score(before, quality, None if latencies is None else latencies.get(name))
+            entry = (score, engine.place[name], name)
             best = entry if best is None else min(best, entry)
         assert best is not None
         name = best[2]
         kind, current, quality = _try(engine, current, name, repair, form)
         path.append(Step(name, best[0], kind, quality, current))
+        before = quality
         left.remove(name)
         if stop(path[-1]):
             break

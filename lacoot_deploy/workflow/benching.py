@@ -6,13 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lacoot_deploy.bench.per_block import BlockLatencies, Realised
+from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.workflow.data import DataOptions, samples_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lacoot_deploy.bench import BenchResult
+
+class BenchReport(BenchResult):
+    """What `bench --json` prints.
+
+    Attributes:
+        per_block: Where A's time goes; None unless asked for.
+        realised: How much of the saving that the blocks missing in B promised is there; None without them.
+    """
+
+    per_block: BlockLatencies | None = None
+    realised: Realised | None = None
 
 
 def bench_files(
@@ -22,8 +34,9 @@ def bench_files(
     data: DataOptions | None = None,
     batch: int | None = None,
     dims: Mapping[str, int] | None = None,
+    per_block: bool = False,
     **options: Any,
-) -> BenchResult:
+) -> BenchReport:
     """Latency of model A, or of A and B in interleaved pairs.
 
     Args:
@@ -32,6 +45,8 @@ def bench_files(
         data: Real samples to run on; None to generate inputs.
         batch: Samples in one run; 1 by default where the model leaves it free.
         dims: Sizes of other free dimensions of generated inputs.
+        per_block: Measure also where A's time goes, by block, and where B is A without some of them, how much of the
+            latency that they took was saved.
         options: As for `lacoot_deploy.bench.bench`.
 
     Raises:
@@ -52,11 +67,28 @@ def bench_files(
         if len(samples) < (batch or 1):
             raise InputError(f"--batch {batch} is larger than the {len(samples)} samples of {data.spec}.")
         feeds = next(samples.batches(batch or 1))
-    return bench(
-        paths[0],
-        paths[1] if b is not None else None,
-        feeds=feeds,
-        batch=None if feeds is not None else batch,
-        dims=dims,
-        **options,
+    run: dict[str, Any] = {"feeds": feeds, "batch": None if feeds is not None else batch, "dims": dims}
+    result = bench(paths[0], paths[1] if b is not None else None, **run, **options)
+    report = BenchReport(**result.model_dump())
+    if per_block:
+        _add_blocks(report, paths, run, options)
+    return report
+
+
+def _add_blocks(
+    report: BenchReport, paths: list[Path], run: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    from lacoot_deploy.bench.per_block import block_latencies, realised
+    from lacoot_deploy.workflow.inspecting import open_model
+
+    known = ("threads", "provider", "provider_options", "use_tf32", "allow_cpu_nodes", "seed")
+    opened = [open_model(path) for path in paths]
+    blocks = [block for block in opened[0].blocks if block.collapsible and not block.scope]
+    report.per_block = block_latencies(
+        paths[0], blocks, **run, **{name: options[name] for name in known if name in options}
     )
+    if len(opened) == 2:
+        left = {block.name for block in opened[1].blocks}
+        gone = [block.name for block in report.per_block.blocks if block.name not in left]
+        if gone:
+            report.realised = realised(report.per_block, gone, report)

@@ -205,6 +205,7 @@ def plan_for(
         threads=threads,
         seed=0 if data is None else data.seed,
         progress=progress,
+        latencies=lambda: _latencies(opened, provider, threads),
         speedup=None
         if limit.min_speedup is None or evidence is None
         else _speedup(opened, provider, threads),
@@ -228,6 +229,15 @@ def _speedup(opened: Opened, provider: str, threads: int | None) -> Callable[[on
         return float(result.ci95[0])
 
     return measure
+
+
+def _latencies(opened: Opened, provider: str, threads: int | None) -> dict[str, float]:
+    """Milliseconds that each block takes on this device."""
+    from lacoot_deploy.bench.per_block import block_latencies
+
+    able = [block for block in opened.blocks if block.collapsible and not block.scope]
+    measured = block_latencies(opened.path, able, provider=provider, threads=threads)
+    return {block.name: block.ms for block in measured.blocks}
 
 
 def recommended_plan(opened: Opened) -> Plan:
