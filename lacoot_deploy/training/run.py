@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, replace
@@ -110,18 +111,26 @@ def train(
         recorded = read_checkpoint(out)
     together = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     progress.note(f"Training on {describe_device(device)}{together} in {recipe.precision}.")
-    data = _load(recipe)
-    session = _Session(recipe, out, accelerator, data, progress)
-    reports = session.begin(recorded)
+    try:
+        data = _load(recipe)
+        session = _Session(recipe, out, accelerator, data, progress)
+        reports = session.begin(recorded)
+    except BaseException:
+        # Nothing was begun: an empty folder should not look as if something had been. Others' files stay.
+        with contextlib.suppress(OSError):
+            out.rmdir()
+        raise
     try:
         reports += session.train(len(reports))
+        if main:
+            finish_run(
+                out / CHECKPOINT_NAME, out / MODEL_NAME, val=data.val, device=device, note=progress.note
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Interrupted; {out} keeps {session.completed} of {recipe.epochs} epochs. "
             f"Run the same command with --resume to go on."
         ) from None
-    if main:
-        finish_run(out / CHECKPOINT_NAME, out / MODEL_NAME, val=data.val, device=device, note=progress.note)
     accelerator.wait_for_everyone()
     if began_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -194,7 +203,9 @@ class _Session:
             frozen=frozen,
         )
         if recorded is None:
-            self._save()
+            if accelerator.is_main_process:
+                atomic_write_text(self.out / RECIPE_NAME, recipe.model_dump_json(indent=2) + "\n")
+            self._save(0)
             return []
         return _trim_metrics(self.out / METRICS_NAME, self.completed)
 
@@ -206,11 +217,11 @@ class _Session:
             number = epoch + 1
             report = self.trainer.run_epoch(epoch, lambda i, n, e=number: self.progress.step(e, i, n))  # type: ignore[misc]
             self.seconds += time.perf_counter() - began
-            self.completed = number
-            self._save()
             if self.accelerator.is_main_process:
+                # Before the checkpoint: a line too many is dropped on resuming, a missing one could not be had back.
                 with (self.out / METRICS_NAME).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(report.as_dict()) + "\n")
+            self._save(number)
             self.progress.epoch(report)
             reports.append(report)
         self.capture.remove()
@@ -227,12 +238,14 @@ class _Session:
                 f"train it with penalty=0."
             )
 
-    def _save(self) -> None:
+    def _save(self, epoch: int) -> None:
+        """Checkpoint the state after that many epochs."""
         if not self.accelerator.is_main_process:
+            self.completed = epoch
             return
         save_checkpoint(
             self.out / CHECKPOINT_NAME,
-            epoch=self.completed,
+            epoch=epoch,
             recipe=self.recipe,
             classes=self.data.train.classes,
             channels=self.data.preprocessing.channels,
@@ -242,6 +255,7 @@ class _Session:
             examples=torch.from_numpy(self.data.val.images[:EXAMPLES].copy()),
             seconds=self.seconds,
         )
+        self.completed = epoch
 
     def _restore(self, recorded: Checkpoint) -> None:
         self.optimizer.load_state_dict(recorded.optimizer)
@@ -294,7 +308,6 @@ def _open_folder(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The run folder {out} cannot be made: {error.strerror or error}.") from None
-    atomic_write_text(out / RECIPE_NAME, recipe.model_dump_json(indent=2) + "\n")
     return None
 
 

@@ -13,6 +13,7 @@ from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest
+from lacoot_deploy.training import run as run_module
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
@@ -157,6 +158,24 @@ def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResu
     assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
 
 
+def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
+    finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run_module.save_checkpoint
+
+    def failing(target: Path, **options: object) -> None:
+        if options["epoch"] == 2:
+            raise KeyboardInterrupt
+        real(target, **options)
+
+    monkeypatch.setattr(run_module, "save_checkpoint", failing)
+    with pytest.raises(KeyboardInterrupt, match="keeps 1 of 2 epochs"):
+        train(SMALL, tmp_path)
+    monkeypatch.undo()
+    resumed = train(SMALL, tmp_path, resume=True)
+    assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
+
+
 def test_a_folder_with_a_run_is_not_overwritten(finished: TrainResult) -> None:
     before = sha256_file(finished.checkpoint)
     with pytest.raises(UsageError, match="holds a run already; give --resume"):
@@ -184,6 +203,7 @@ def test_a_model_without_removable_blocks_cannot_be_penalised(tmp_path: Path) ->
         train(changed(without=("layer1.0", "layer1.1", "layer2.1")), tmp_path / "run")
     with pytest.raises(UsageError, match=r"no block 'layer9'.*layer1\.0"):
         train(changed(penalty_blocks=("layer9",)), tmp_path / "other")
+    assert not list(tmp_path.iterdir()), "what could not begin leaves nothing behind"
 
 
 def test_the_penalty_brings_outputs_closer_to_inputs(finished: TrainResult, tmp_path: Path) -> None:
