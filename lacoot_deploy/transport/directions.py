@@ -6,14 +6,15 @@ many features the directions here are structured instead::
 
     theta_k[i] = sign[i] * bank[i mod width, k]
 
-with independent random signs and a Gaussian bank of a few thousand rows: the samples are multiplied by the
+with independent random signs and a Gaussian bank of about a thousand rows: the samples are multiplied by the
 signs, folded to `width` features (a count sketch), and the folded samples meet the small dense bank.
 
 Each entry of theta_k is still Gaussian before normalisation, the entries are uncorrelated, and given the signs
 the projections of any set of vectors are exactly Gaussian, with the Gram matrix of the folded vectors in place of
 their own. Folding preserves inner products in expectation, with relative standard deviation of about
-sqrt(2 / width) (3 % of a squared norm, 1.6 % of a distance at the default width). So the values have the
-distribution of those along uniform directions up to that; `samples/benchmarks/distance_speed.py` shows both.
+sqrt(2 / width) (4.4 % of a squared norm, 2.2 % of a distance at the default width, where the draw of 50 directions
+itself scatters the maximum by 10 % or more). So the values have the distribution of those along uniform directions up
+to that; `samples/benchmarks/distance_speed.py` shows both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.transport import buffers
 
 FOLD_WIDTH = 1024
-FOLD_BLOCKS = 4
+SLICES = 4
 
 
 @dataclass(frozen=True)
@@ -36,31 +37,31 @@ class Directions:
 
     Attributes:
         bank: [width, K]; the directions themselves where `signs` is None and width is D.
-        signs: [D] of plus and minus one, or None for dense directions.
+        signs: [ceil(D / width), width] of plus and minus one, of which the first D count, or None for dense
+            directions.
+        folded_features: D where there are signs.
     """
 
     bank: Tensor
     signs: Tensor | None = None
+    folded_features: int = 0
 
     @property
     def features(self) -> int:
         """D, the number of features of the space."""
-        return self.bank.shape[0] if self.signs is None else self.signs.shape[0]
+        return self.bank.shape[0] if self.signs is None else self.folded_features
 
     def project(self, rows: Tensor) -> Tensor:
         """Project samples [N, D] onto the directions: [K, N], in the type of the bank."""
         with torch.autocast(rows.device.type, enabled=False):
             if self.signs is not None:
-                rows = _fold(rows, self.signs, self.bank.shape[0])
+                rows = _fold(rows, self.signs)
             return self.bank.t() @ rows.to(self.bank.dtype).t()
 
     def select(self, index: Tensor) -> Tensor:
         """The direction with that index (an integer tensor without axes) as a dense vector [D]."""
         column = self.bank.index_select(1, index.reshape(1)).squeeze(1)
-        if self.signs is None:
-            return column
-        repeats = -(-self.features // column.shape[0])
-        return column.repeat(repeats)[: self.features] * self.signs
+        return column if self.signs is None else (self.signs * column).view(-1)[: self.folded_features]
 
 
 def random_directions(
@@ -92,31 +93,32 @@ def random_directions(
         )
     source = generator.device if generator is not None else torch.device(device or "cpu")
     target = torch.device(device) if device is not None else source
-    folded = features >= 2 * width
-    shape = (width if folded else features, projections)
-    bank = torch.randn(shape, generator=generator, device=source, dtype=dtype).to(target)
-    if not folded:
+    if features < 2 * width:
+        bank = torch.randn((features, projections), generator=generator, device=source, dtype=dtype).to(
+            target
+        )
         return Directions(bank / torch.linalg.vector_norm(bank, dim=0).clamp_min(torch.finfo(dtype).tiny))
-    signs = torch.randint(0, 2, (features,), generator=generator, device=source, dtype=dtype).to(target)
+    bank = torch.randn((width, projections), generator=generator, device=source, dtype=dtype).to(target)
+    rounds, rest = divmod(features, width)
+    shape = (rounds + (rest > 0), width)
+    signs = torch.randint(0, 2, shape, generator=generator, device=source, dtype=dtype).to(target)
     signs.mul_(2).sub_(1)
-    # Every row of the bank serves features // width features, the first ones one more.
+    # Every row of the bank serves `rounds` features, the first `rest` ones one more.
     squares = bank.square()
-    norms = squares.sum(0) * (features // width) + squares[: features % width].sum(0)
-    return Directions(bank / norms.sqrt(), signs)
+    norms = squares.sum(0) * rounds + squares[:rest].sum(0)
+    return Directions(bank / norms.sqrt(), signs, features)
 
 
-def _fold(rows: Tensor, signs: Tensor, width: int) -> Tensor:
+def _fold(rows: Tensor, signs: Tensor) -> Tensor:
     """Sum signed features that lie `width` apart: [N, D] to [N, width], reading the samples once."""
-    features = rows.shape[1]
-    if rows.device.type == "cpu":
-        wide = FOLD_BLOCKS * width if features > FOLD_BLOCKS * width else width
-    else:
-        # Few launches count for more than few bytes.
-        wide = features - features % width
+    features, (rounds, width) = rows.shape[1], signs.shape
+    signs = signs.view(-1)
+    # Whole slices in place: no signed copy of the samples is made, and the accumulator stays near the processor.
+    # Few slices: each costs a start of all threads (or a launch), which on a busy machine is what takes the time.
+    wide = min(-(-rounds // SLICES), features // width) * width
     folded = buffers.empty((rows.shape[0], wide), signs.dtype, rows.device)
     torch.mul(rows[:, :wide], signs[:wide], out=folded)
     for start in range(wide, features, wide):
         stop = min(start + wide, features)
-        # In place and slice by slice: the accumulator stays in the cache, no copy of the samples is made.
         folded[:, : stop - start].addcmul_(rows[:, start:stop], signs[start:stop])
-    return folded.view(folded.shape[0], -1, width).sum(1)
+    return folded if wide == width else folded.view(-1, wide // width, width).sum(1)
