@@ -129,6 +129,10 @@ class Recipe(BaseModel):
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
+DEMO: dict[str, Any] = {"penalty": 5.0, "val_fraction": 0.2}
+"""What the digits demo sets beside the defaults: so few images need a larger share to choose and confirm by."""
+
+
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a TOML file (the digits demo without one) with `key=value` overrides applied on top.
 
@@ -139,7 +143,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         InputError: The file is missing or is no TOML, or a value does not fit.
         UsageError: An override is not `key=value`, or a key does not exist.
     """
-    settings: dict[str, Any] = {} if path is None else _read(Path(path))
+    settings: dict[str, Any] = dict(DEMO) if path is None else _read(Path(path))
     origin = "The default recipe" if path is None else str(path)
     for text in overrides:
         key, equals, value = text.partition("=")
