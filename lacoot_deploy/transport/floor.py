@@ -27,6 +27,10 @@ def floor(
     sqrt(size of a half / size of x), the rate at which the sampling error of means and quantiles falls, and the
     median over several draws is taken.
 
+    Halves and not the bootstrap: two resamples share samples, and `ascent` finds directions that tell them apart by how
+    often each was drawn. Against fresh samples of Gaussians (128 in 2000 features) the halves read 0.98 of the truth
+    for `sampled` and 1.00 for `ascent`, the bootstrap 1.02 and 1.37.
+
     Args:
         x: [N, ...], samples such as a block's input; at least two.
         p: Order of the distance.
