@@ -159,18 +159,15 @@ def _milliseconds(report: ContestantReport) -> tuple[float, int]:
     return summary.p50 * 1e3, summary.samples
 
 
-def _log_ratios(found: Mapping[str, ContestantReport]) -> list[NDArray[np.float64]]:
-    """Per cycle: log of the mean latency of A's two sessions over the latency of B."""
-    return [
-        (np.asarray(a) + np.asarray(again)) / 2 - np.asarray(b)
-        for a, again, b in zip(found["a"].cycles, found["a_again"].cycles, found["b"].cycles, strict=True)
-    ]
+def _log_ratios(found: Mapping[str, ContestantReport], against: str = "b") -> list[NDArray[np.float64]]:
+    """Per cycle: log of the latency of A over that of B, or of A's second session.
 
-
-def _self_log_ratios(found: Mapping[str, ContestantReport]) -> list[NDArray[np.float64]]:
+    One session against one session, so that equal models give a symmetric distribution around zero: the mean of two
+    sessions of A against one of B would not, since interruptions skew all of them upwards.
+    """
     return [
-        np.asarray(a) - np.asarray(again)
-        for a, again in zip(found["a"].cycles, found["a_again"].cycles, strict=True)
+        np.asarray(first) - np.asarray(second)
+        for first, second in zip(found["a"].cycles, found[against].cycles, strict=True)
     ]
 
 
@@ -218,7 +215,7 @@ def _result(
     )
     floor = None
     if "b" in models:
-        rounds, own = _log_ratios(found), _self_log_ratios(found)
+        rounds, own = _log_ratios(found), _log_ratios(found, "a_again")
         ratio = ratio_interval(rounds, seed=request.seed)
         floor = noise_floor(ratio_interval(own, seed=request.seed))
         result.b = models["b"]
