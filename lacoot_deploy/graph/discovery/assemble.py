@@ -8,7 +8,9 @@ from typing import Literal
 from lacoot_deploy.graph import costs
 from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
-from lacoot_deploy.graph.discovery.grouping import Group, Grouper, block_name, unit_name
+from lacoot_deploy.graph.discovery.fitting import Group
+from lacoot_deploy.graph.discovery.grouping import Grouper
+from lacoot_deploy.graph.discovery.labels import block_name, unit_name
 from lacoot_deploy.graph.discovery.ownership import own_tails
 from lacoot_deploy.graph.discovery.ranges import Ranges
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state

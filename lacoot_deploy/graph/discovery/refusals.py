@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lacoot_deploy.graph.blocks import Reason
-from lacoot_deploy.graph.discovery.grouping import Group
+from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.paths import LAYOUT
 from lacoot_deploy.graph.index import GraphIndex
 

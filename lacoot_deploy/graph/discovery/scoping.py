@@ -20,6 +20,12 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
     guessed: list[Candidate] = []
     for candidate in candidates:
         candidate.scope = common([scopes.of(node) for node in (*candidate.own, candidate.merge)])
+        if (
+            candidate.scope is not None
+            and "/" in candidate.merge.name
+            and not candidate.merge.name.startswith("/")
+        ):
+            candidate.scope = _by_prefix(candidate, candidate.scope, scopes)
         if scopes.said(candidate.merge) is None and candidate.scope:
             guessed.append(candidate)
     if not guessed:
@@ -29,6 +35,18 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
     widened = {id(candidate): _widen(graph, candidate, units, held) for candidate in guessed}
     for candidate in guessed:
         candidate.scope = widened[id(candidate)]
+
+
+def _by_prefix(candidate: Candidate, scope: Scope, scopes: Scopes) -> Scope:
+    """Keras names layers in one flat list: what `conv2_block1_1_conv` and `conv2_block1_add` share is the block."""
+    depth = len(scope)
+    inner = [scopes.of(node) for node in (*candidate.own, candidate.merge)]
+    names = {name[depth] for name in inner if name and len(name) > depth}
+    if len(names) < 2:
+        return scope
+    words = common([tuple(name.split("_")) for name in names])
+    part = "_".join(words or ())
+    return (*scope, part) if any(sign.isdigit() for sign in part) else scope
 
 
 def holders(graph: GraphIndex, scopes: Scopes) -> dict[Scope, list[Node]]:

@@ -1,0 +1,77 @@
+"""The blocks found are exactly the modules that are residual blocks: no miss, no false find, from both exporters."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+from architectures import ARCHITECTURES
+from ground_truth import Architecture, exported
+
+from lacoot_deploy.graph.discovery import find_blocks
+
+CASES = [
+    pytest.param(
+        architecture,
+        exporter,
+        id=f"{architecture.name}-{exporter}",
+        marks=[] if architecture.fast else [pytest.mark.slow],
+    )
+    for architecture in ARCHITECTURES
+    for exporter in architecture.exporters
+]
+REWRITERS = ("ort-basic", "ort-extended", "onnxslim", "onnxsim")
+
+
+@pytest.mark.parametrize(("architecture", "exporter"), CASES)
+def test_blocks_are_the_residual_modules(architecture: Architecture, exporter: str):
+    model, expected = exported(architecture, exporter)
+    found = {block.name: block.forms[0].value for block in find_blocks(model) if block.collapsible}
+    assert found == expected
+
+
+def test_there_are_enough_architectures():
+    assert len({architecture.name for architecture in ARCHITECTURES}) >= 30
+    assert sum(architecture.exporters == ("dynamo", "torchscript") for architecture in ARCHITECTURES) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", REWRITERS)
+@pytest.mark.parametrize(("architecture", "exporter"), CASES)
+def test_other_tools_hide_no_unit(architecture: Architecture, exporter: str, tool: str, tmp_path: Path):
+    """Names may go with the tool's rewriting; every unit is still there, in the same form, and nothing else."""
+    model, _ = exported(architecture, exporter)
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before)
+    rewrite(tool, before, after)
+    assert _forms(onnx.load(after)) == _forms(model)
+
+
+def _forms(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(
+        block.forms[0].value for block in find_blocks(model, granularity="unit") if block.collapsible
+    )
+
+
+def rewrite(tool: str, before: Path, after: Path) -> None:
+    """What ONNX Runtime's optimiser, onnxslim or onnxsim make of a model."""
+    if tool == "onnxslim":
+        import onnxslim
+
+        onnx.save(onnxslim.slim(str(before)), after)
+    elif tool == "onnxsim":
+        import onnxsim
+
+        onnx.save(onnxsim.simplify(str(before))[0], after)
+    else:
+        import onnxruntime
+
+        levels = onnxruntime.GraphOptimizationLevel
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = {
+            "ort-basic": levels.ORT_ENABLE_BASIC,
+            "ort-extended": levels.ORT_ENABLE_EXTENDED,
+        }[tool]
+        options.optimized_model_filepath = str(after)
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])
