@@ -120,6 +120,25 @@ def test_channels_last_gradient_keeps_its_memory_format() -> None:
     assert x.grad.stride() == x.stride()
 
 
+@pytest.mark.parametrize("y_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("x_format", [torch.contiguous_format, torch.channels_last])
+def test_memory_formats_may_differ_between_the_arguments(
+    x_format: torch.memory_format, y_format: torch.memory_format
+) -> None:
+    x, y = (a.requires_grad_() for a in pair(8, 6, 4, 4, dtype=torch.float64))
+    directions = unit_columns(6 * 4 * 4, 10, dtype=torch.float64)
+    expected = naive(x, y, directions, 2.0)
+    # Directions are given in the order of x's memory.
+    if x_format == torch.channels_last:
+        directions = directions.view(6, 4, 4, 10).permute(1, 2, 0, 3).reshape(-1, 10)
+    value = max_sliced_wasserstein(
+        x.contiguous(memory_format=x_format), y.contiguous(memory_format=y_format), directions=directions
+    )
+    assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradients = torch.autograd.grad(value, (x, y)), torch.autograd.grad(expected, (x, y))
+    torch.testing.assert_close(*gradients)
+
+
 def test_refuses_what_is_no_pair() -> None:
     with pytest.raises(UsageError, match=r"\(3, 4\).*\(2, 4\)"):
         max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(2, 4))
