@@ -21,6 +21,7 @@ from lacoot_deploy.graph.discovery import find_blocks
 from lacoot_deploy.graph.surgery import collapse_blocks
 
 ground_truth = pytest.importorskip("ground_truth")
+ARCHITECTURES = pytest.importorskip("architectures").ARCHITECTURES
 
 Choice = tuple[Block, Form]
 RELU_AFTER_PROJECTION = {"BasicBlock", "Bottleneck", "ResBottleneckBlock", "SEResNetBlock", "Bottle2neck"}
@@ -121,7 +122,7 @@ def check_against_pytorch(
 
 NETWORKS = [
     pytest.param(architecture, id=architecture.name, marks=() if architecture.fast else pytest.mark.slow)
-    for architecture in ground_truth.ARCHITECTURES
+    for architecture in ARCHITECTURES
     if architecture.expected is not ground_truth.none
 ]
 
@@ -208,7 +209,7 @@ def test_units_that_onnx_runtime_fused(name, tmp_path):
     import onnxruntime as ort
     import torch
 
-    architecture = next(a for a in ground_truth.ARCHITECTURES if a.name == name)
+    architecture = next(a for a in ARCHITECTURES if a.name == name)
     plain, _ = ground_truth.exported(architecture, "dynamo")
     torch.manual_seed(0)
     values = [tensor.numpy() for tensor in flat(architecture.build()[1])]
