@@ -18,6 +18,9 @@ from lacoot_deploy.errors import InputError
 NODE_KEY = "lacoot-node:"
 """Prefix of the names that nodes have in the wiring; the number behind it is the node's place in `walk_nodes`."""
 
+FREE_INITIALIZERS_SINCE_IR = 4
+"""The IR version from which on an initializer need not be listed as a graph input too."""
+
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     """The graphs in a node's attributes, each under the attribute's name (and number, in a list of graphs)."""
@@ -232,7 +235,9 @@ def _drop_dead_values(
     """
     inputs = {value.name for value in graph.input}
     dead = reads - read_values(graph)
-    dead_inputs = dead & set(initializer_names(graph)) & inputs if ir_version < 4 else set()
+    dead_inputs = (
+        dead & set(initializer_names(graph)) & inputs if ir_version < FREE_INITIALIZERS_SINCE_IR else set()
+    )
     dead = dead - inputs | dead_inputs
     _keep(graph.initializer, [tensor.name not in dead for tensor in graph.initializer])
     _keep(graph.sparse_initializer, [sparse.values.name not in dead for sparse in graph.sparse_initializer])

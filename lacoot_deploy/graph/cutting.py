@@ -11,6 +11,7 @@ import onnx
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block, Form, ResidualUnit
 from lacoot_deploy.graph.carry import (
+    FREE_INITIALIZERS_SINCE_IR,
     NODE_KEY,
     describe,
     initializer_names,
@@ -69,6 +70,7 @@ class Cutter:
         self._protos = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
         self._scopes = list(self._walk(graph, (), None))
         self._taken = _all_names(model)
+        self._free_initializers = model.ir_version >= FREE_INITIALIZERS_SINCE_IR
         self._replaced: dict[int, Any] = {}
         self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         standard = (node for node in self._protos.values() if node.domain in ("", "ai.onnx"))
@@ -173,7 +175,7 @@ class Cutter:
         output = fused.outputs[NORM_OUTPUT]
         proto = self._protos[fused.name]
         epsilon = next((a.f for a in proto.attribute if a.name == "epsilon"), DEFAULT_EPSILON)
-        chain = Chain(self.resolve(chain.value), prefix=block.name, taken=self._taken)
+        chain = self._chain_from(chain.value, block.name)
         add_norm(
             chain, fused, epsilon=epsilon, opset=self._opset, known_ops=self._known_ops, dtype=block.dtype
         )
@@ -185,7 +187,12 @@ class Cutter:
                 )
 
     def _chain(self, prefix: str, scope: Scope, start: str) -> Chain:
-        return Chain(self.resolve(scope.find(start)), prefix=prefix, taken=self._taken)
+        return self._chain_from(scope.find(start), prefix)
+
+    def _chain_from(self, start: Any, prefix: str) -> Chain:
+        return Chain(
+            self.resolve(start), prefix=prefix, taken=self._taken, initializers=self._free_initializers
+        )
 
     def _add_clipping(self, chain: Chain, block: Block, scope: Scope) -> None:
         """Clip what a map gives as the block clipped its output, though its input needed no clipping."""
@@ -252,7 +259,7 @@ class Cutter:
                     graph.outputs[slot] = source
                 else:
                     self._detach(output, producer)
-                    name = Chain(source, prefix=output.name, taken=self._taken).name("Identity")
+                    name = self._chain_from(source, output.name).name("Identity")
                     keep = gs.Node("Identity", name=name, inputs=[source], outputs=[output])
                     scope.insert([keep], producer)
             if scope.inserted:

@@ -28,11 +28,12 @@ class Chain:
         value: The tensor that the last of them gives.
     """
 
-    def __init__(self, start: Any, *, prefix: str, taken: set[str]):
+    def __init__(self, start: Any, *, prefix: str, taken: set[str], initializers: bool = True):
         self.nodes: list[Any] = []
         self.value = start
         self._prefix = prefix
         self._taken = taken
+        self._initializers = initializers
 
     def name(self, wish: str) -> str:
         """A name that nothing in the model has."""
@@ -44,10 +45,15 @@ class Chain:
         return name
 
     def constant(self, wish: str, values: NDArray[Any]) -> Any:
-        """A new initializer."""
+        """A new initializer, or a `Constant` node where an initializer would have to be a public input as well."""
         import onnx_graphsurgeon as gs
 
-        return gs.Constant(self.name(wish), np.ascontiguousarray(values))
+        tensor = gs.Constant(self.name(wish), np.ascontiguousarray(values))
+        if self._initializers:
+            return tensor
+        output = gs.Variable(tensor.name)
+        self.nodes.append(gs.Node("Constant", name=tensor.name, attrs={"value": tensor}, outputs=[output]))
+        return output
 
     def add(self, op: str, *others: Any, **attributes: Any) -> Any:
         """Append a node that reads the current value first, then `others`; gives its output."""

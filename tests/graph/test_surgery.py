@@ -362,3 +362,25 @@ class TestGuard:
         model, blocks = residual_mlp()
         with pytest.raises(InputError, match="cannot represent this model: onnx_tensor"):
             collapse_blocks(model, [Cut(blocks[0], Form.BYPASS)])
+
+
+@pytest.mark.parametrize("kind", ["affine", "linear"])
+def test_a_repair_adds_no_public_input_where_weights_had_to_be_inputs(kind):
+    """Before IR version 4 every initializer is an input too, and inputs do not change."""
+    model, blocks = residual_cnn()
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    onnx.checker.check_model(model, full_check=True)
+    shift, scale = np.ones(4, np.float32), np.full(4, 2, np.float32)
+    repair = Repair(1, shift, scale) if kind == "affine" else Repair(1, shift, matrix=np.diag(scale))
+    result = collapse_blocks(model, [Cut(blocks[1], Form.BYPASS, repair)])
+    onnx.checker.check_model(result, full_check=True)
+    gone = {f"layer1.conv{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
+    assert [v for v in model.graph.input if v.name not in gone] == list(result.graph.input)
+    feeds = random_feeds(model)
+    plain, blocks = residual_cnn()
+    assert_same(result, collapse_blocks(plain, [Cut(blocks[1], Form.BYPASS, repair)]))
+    assert run(result, feeds)[0].shape == (2, 3)
