@@ -10,18 +10,11 @@ import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block, Form, ResidualUnit
-from lacoot_deploy.graph.carry import (
-    FREE_INITIALIZERS_SINCE_IR,
-    NODE_KEY,
-    describe,
-    initializer_names,
-    subgraphs,
-    walk_graphs,
-    walk_nodes,
-)
+from lacoot_deploy.graph.carry import FREE_INITIALIZERS_SINCE_IR, NODE_KEY
 from lacoot_deploy.graph.cuts import Cut, Repair
 from lacoot_deploy.graph.norms import DEFAULT_EPSILON, FUSED_MERGES, NORM_OUTPUT, SUM_OUTPUT, add_norm
 from lacoot_deploy.graph.repairs import Chain, add_repair
+from lacoot_deploy.graph.walk import describe, initializer_names, subgraphs, walk_graphs, walk_nodes
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.carry import defined_values
+from lacoot_deploy.graph.walk import defined_values
 
 
 def expose_values(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

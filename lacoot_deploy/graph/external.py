@@ -11,7 +11,7 @@ from typing import BinaryIO
 import onnx
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.carry import subgraphs
+from lacoot_deploy.graph.walk import subgraphs
 
 CHUNK_BYTES = 8 * 1024 * 1024
 """How much is held in memory at once where the system cannot copy by itself."""

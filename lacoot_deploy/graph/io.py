@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.files import sync_folder
 from lacoot_deploy.graph.external import external_tensors, move_external_data, validate_external_data
 
 MAX_PROTO_BYTES = 2**31 - 1
@@ -189,7 +190,7 @@ def _write(model: onnx.ModelProto, target: Path, source: Path | None, folder: Pa
         target.unlink(missing_ok=True)
         os.replace(folder / data.name, data)
     os.replace(staged, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _write_proto(model: onnx.ModelProto, staged: Path, target: Path) -> None:
@@ -218,13 +219,3 @@ def _problem(path: Path) -> str | None:
     except Exception as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
