@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lacoot_deploy import errors
-from lacoot_deploy.bench.protocol import Request, Response
-from lacoot_deploy.bench.worker import REQUEST, RESPONSE
+from lacoot_deploy.bench.protocol import REQUEST, RESPONSE, Request, Response
 from lacoot_deploy.errors import InputError, LacootError
 
 Progress = Callable[[int, int], None]

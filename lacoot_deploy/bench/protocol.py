@@ -9,6 +9,9 @@ from pydantic import BaseModel, Field
 
 from lacoot_deploy.bench.environment import Activity
 
+REQUEST, RESPONSE = "request.json", "response.json"
+"""Names of the two files."""
+
 
 class ModelFile(BaseModel):
     """A model on disk.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lacoot_deploy.bench.cutting import name_nodes, node_owners, prefix, read_profile
 from lacoot_deploy.bench.environment import Watch
 from lacoot_deploy.bench.harness import Plan, Runner, measure_rounds, undisturbed
-from lacoot_deploy.bench.protocol import ContestantReport, ModelFile, Request, Response
+from lacoot_deploy.bench.protocol import REQUEST, RESPONSE, ContestantReport, ModelFile, Request, Response
 from lacoot_deploy.bench.runners import make_runner
 from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.runtime.feeds import check_feeds, generate_feeds, index_limits
@@ -32,7 +32,6 @@ from lacoot_deploy.runtime.sessions import Session, open_session
 if TYPE_CHECKING:
     import onnx
 
-REQUEST, RESPONSE = "request.json", "response.json"
 DEFAULT_ROUNDS, FEWEST_ROUNDS = 10, 5
 PROFILE_ROUNDS = 3
 NVIDIA = ("cuda", "tensorrt", "nvtensorrtrtx")
