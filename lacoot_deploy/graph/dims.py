@@ -39,7 +39,12 @@ def _split(text: str) -> list[str]:
             depth += 1
         elif sign in ")]":
             depth -= 1
-        elif depth == 0 and sign == "*" and text[place - 1 : place] != "*" and text[place + 1 : place + 2] != "*":
+        elif (
+            depth == 0
+            and sign == "*"
+            and text[place - 1 : place] != "*"
+            and text[place + 1 : place + 2] != "*"
+        ):
             parts.append(text[start:place].strip())
             start = place + 1
         elif depth == 0 and sign in "+-/":
@@ -62,7 +67,7 @@ def canonical(dim: Dim) -> Dim:
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
-    """a * b; None where either is unknown."""
+    """Product a * b; None where either is unknown."""
     if a is None or b is None:
         return None
     if isinstance(a, int) and isinstance(b, int):
@@ -80,7 +85,7 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def divide(a: Dim, b: Dim) -> Dim:
-    """a // b; exact where the factors of b are among those of a."""
+    """Quotient a // b; exact where the factors of b are among those of a."""
     if a is None or b is None or b == 0:
         return None
     if isinstance(a, int) and isinstance(b, int):
@@ -93,7 +98,7 @@ def divide(a: Dim, b: Dim) -> Dim:
 
 
 def modulo(a: Dim, b: Dim) -> Dim:
-    """a mod b."""
+    """Remainder a mod b."""
     if a is None or b is None or b == 0:
         return None
     if isinstance(a, int) and isinstance(b, int):
@@ -105,7 +110,7 @@ def modulo(a: Dim, b: Dim) -> Dim:
 
 
 def add(a: Dim, b: Dim) -> Dim:
-    """a + b."""
+    """Sum a + b."""
     if a is None or b is None:
         return None
     if isinstance(a, int) and isinstance(b, int):
@@ -146,7 +151,7 @@ def negate(a: Dim) -> Dim:
 
 
 def subtract(a: Dim, b: Dim) -> Dim:
-    """a - b; 0 where both are the same."""
+    """Difference a - b; 0 where both are the same."""
     if a is not None and a == b:
         return 0
     return add(a, negate(b))

@@ -151,7 +151,9 @@ def _gemm(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         return ()
-    return ((a[1] if _attribute(node, "transA", 0) else a[0], b[0] if _attribute(node, "transB", 0) else b[1]),)
+    return (
+        (a[1] if _attribute(node, "transA", 0) else a[0], b[0] if _attribute(node, "transB", 0) else b[1]),
+    )
 
 
 def _transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
@@ -252,13 +254,17 @@ def _span(size: Dim, start: Any, end: Any, step: Any) -> Dim:
     if not isinstance(step, int) or step == 0:
         return None
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(size)[start if abs(start) < 2**60 else None : end if abs(end) < 2**60 else None : step])
+        return len(
+            range(size)[start if abs(start) < 2**60 else None : end if abs(end) < 2**60 else None : step]
+        )
     if step < 0:
         return size if abs(step) == 1 and start == -1 and isinstance(end, int) and end < -(2**31) else None
     if not isinstance(start, (int, str)) or not isinstance(end, (int, str)):
         return None
     whole = isinstance(end, int) and end >= 2**31 - 1
-    high: Dim = size if whole or end == size else dims.add(size, end) if isinstance(end, int) and end < 0 else end
+    high: Dim = (
+        size if whole or end == size else dims.add(size, end) if isinstance(end, int) and end < 0 else end
+    )
     if isinstance(high, int) and isinstance(size, str):
         return None
     if isinstance(high, str) and high != size and isinstance(end, str):
@@ -444,7 +450,6 @@ RULES: dict[str, Rule] = {
 }
 """An operator that is not here is left to ONNX's own inference."""
 
-KEEPS_TYPE = frozenset({*_SAME, "Add", "Sub", "Mul", "Div", "Sum", "Conv", "MatMul", "Gemm", "MaxPool", "Transpose"}) - {
-    "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear",
-}  # fmt: skip
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Sum", "Conv", "MatMul", "Gemm", "MaxPool", "Transpose"}
+KEEPS_TYPE = frozenset({*_SAME, *_ARITHMETIC} - {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
 """Operators whose result has the element type of an operand."""
