@@ -32,5 +32,7 @@ def test_the_list_is_sorted_and_complete():
 
 
 def test_importing_the_package_imports_neither_torch_nor_onnx_runtime():
-    code = "import sys, lacoot_deploy; assert not {'torch', 'onnxruntime', 'onnx', 'numpy'} & set(sys.modules)"
+    code = (
+        "import sys, lacoot_deploy; assert not {'torch', 'onnxruntime', 'onnx', 'numpy'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

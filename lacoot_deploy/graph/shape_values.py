@@ -182,7 +182,12 @@ def _same(values: ShapeValues, node: Node) -> Value | None:
 
 def _gather(values: ShapeValues, node: Node) -> Value | None:
     data, where = values.get(node.inputs[0]), values.get(node.inputs[1])
-    if data is None or where is None or data.ndim == 0 or not all(isinstance(i, int) for i in where.reshape(-1)):
+    if (
+        data is None
+        or where is None
+        or data.ndim == 0
+        or not all(isinstance(i, int) for i in where.reshape(-1))
+    ):
         return None
     try:
         return _wrap(np.take(data, where.astype(np.int64), axis=_attribute(node, "axis", 0)))
@@ -245,7 +250,7 @@ def _concat(values: ShapeValues, node: Node) -> Value | None:
             # An unknown entry takes its place, so that the ones around it still count.
             if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > MAX_ELEMENTS:
                 return None
-            part = np.full(shape, None, dtype=object)
+            part = np.full((shape[0],), None, dtype=object)
         filled.append(part)
     if any(part.ndim != 1 for part in filled):
         return None
@@ -283,7 +288,11 @@ def _reshape(values: ShapeValues, node: Node) -> Value | None:
 
 def _fill(values: ShapeValues, node: Node) -> Value | None:
     shape = values.numbers(node.inputs[0])
-    if shape is None or not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+    if (
+        shape is None
+        or not all(isinstance(n, int) and n >= 0 for n in shape)
+        or math.prod(shape) > MAX_ELEMENTS
+    ):
         return None
     tensor = _attribute(node, "value", None)
     entry = 0.0 if tensor is None else onnx.numpy_helper.to_array(tensor).reshape(-1).tolist()[0]
