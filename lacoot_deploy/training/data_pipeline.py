@@ -92,13 +92,10 @@ class DeviceImages:
         crops = chosen[every[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         return self._finish(crops.permute(0, 3, 1, 2)), self.labels[indices]
 
-    def in_order(
-        self, batch_size: int, limit: int | None = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images (or the first `limit`) without augmentation, in order; the last batch may be shorter."""
-        count = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, count, batch_size):
-            yield self.batch(torch.arange(start, min(start + batch_size, count)))
+    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All images without augmentation, in order; the last batch may be shorter."""
+        for start in range(0, len(self), batch_size):
+            yield self.batch(torch.arange(start, min(start + batch_size, len(self))))
 
     def _finish(self, images: torch.Tensor) -> torch.Tensor:
         values = images.to(torch.float32)

@@ -23,7 +23,7 @@ from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 
 EXAMPLES = 8
-"""Validation images kept in a checkpoint, so that an export can be checked on real input anywhere."""
+"""About as many validation images are kept in a checkpoint, so that an export can be checked on real input anywhere."""
 
 DISTANCES_NAME = "distances.json"
 

@@ -17,7 +17,12 @@ from lacoot_deploy.transport import cosine_distance, floor, max_sliced_wasserste
 from lacoot_deploy.transport.distance import Estimator
 
 BATCH = 128
-ESTIMATORS: dict[str, Estimator] = {"mswd": "sampled", "mswd_ascent": "ascent"}
+ESTIMATES: tuple[tuple[str, Estimator, int | None, int], ...] = (
+    ("mswd", "sampled", None, 9),
+    ("mswd_ascent", "ascent", 256, 3),
+)
+"""Name in the manifest, estimator, most samples, draws for the floor: the ascent's cost grows with their square."""
+
 BUDGET_BYTES = 1 << 30
 """Activations kept at a time; more blocks than fit are measured in further passes over the images."""
 
@@ -30,13 +35,15 @@ def measure_blocks(
     Args:
         model: The trained network, on the device of the images.
         tracked: Its blocks.
-        images: Validation images, of which the first `recipe.measure_samples` in the split's order are used.
+        images: Validation images, of which `recipe.measure_samples` are chosen at random: they may be in the order
+            of their classes.
         recipe: Gives p, projections, seed and the number of samples.
     """
-    samples = min(recipe.measure_samples, len(images))
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed))
+    chosen = chosen[: recipe.measure_samples]
     records: list[BlockRecord] = []
-    for group in _groups(tracked, samples):
-        values = _collect(model, group, images, samples)
+    for group in _groups(tracked, len(chosen)):
+        values = _collect(model, group, images, chosen)
         for block in group:
             before, after = values.pop(block.name)
             records.append(_record(block, before, after, recipe))
@@ -60,15 +67,15 @@ def _groups(tracked: Sequence[TrackedBlock], samples: int) -> Iterator[list[Trac
 
 @torch.no_grad()
 def _collect(
-    model: nn.Module, group: Sequence[TrackedBlock], images: DeviceImages, samples: int
+    model: nn.Module, group: Sequence[TrackedBlock], images: DeviceImages, chosen: torch.Tensor
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {block.name: [] for block in group}
     capture = BlockCapture(group)
     capture.enabled = True
     try:
         with evaluating(model):
-            for batch, _ in images.in_order(BATCH, samples):
-                model(batch)
+            for indices in torch.split(chosen, BATCH):
+                model(images.batch(indices)[0])
                 for name, pair in capture.take().items():
                     parts[name].append(pair)
     finally:
@@ -83,13 +90,23 @@ def _record(tracked: TrackedBlock, before: torch.Tensor, after: torch.Tensor, re
     generator = torch.Generator(device=before.device)
     options: dict[str, Any] = {"p": recipe.p, "projections": recipe.projections, "generator": generator}
     common: dict[str, Any] = {"samples": len(before), "split": "val"}
-    sliced = common | {"p": recipe.p, "projections": recipe.projections, "seed": recipe.seed}
+    sliced: dict[str, Any] = {
+        "p": recipe.p,
+        "projections": recipe.projections,
+        "seed": recipe.seed,
+        "split": "val",
+    }
     distances: dict[str, DistanceRecord] = {}
-    for name, estimator in ESTIMATORS.items():
+    for name, estimator, limit, draws in ESTIMATES:
+        x, y = before[:limit], after[:limit]
         generator.manual_seed(recipe.seed)
-        value = max_sliced_wasserstein(before, after, estimator=estimator, **options)
-        lowest = floor(before, estimator=estimator, **options)
-        distances[name] = DistanceRecord(value=float(value), floor=lowest, estimator=estimator, **sliced)
+        distances[name] = DistanceRecord(
+            value=float(max_sliced_wasserstein(x, y, estimator=estimator, **options)),
+            floor=floor(x, estimator=estimator, draws=draws, **options),
+            estimator=estimator,
+            samples=len(x),
+            **sliced,
+        )
     distances["paired"] = DistanceRecord(value=float(paired_distance(before, after)), **common)
     distances["cosine"] = DistanceRecord(value=float(cosine_distance(before, after)), **common)
     block = tracked.block

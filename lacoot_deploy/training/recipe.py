@@ -125,8 +125,9 @@ class Recipe(BaseModel):
 
     def differing(self, other: Recipe, *, ignore: frozenset[str] = frozenset()) -> list[str]:
         """Names of the settings in which two recipes differ, in the order of the fields."""
-        names = [name for name in type(self).model_fields if name not in ignore]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        # As JSON, so that a recipe equals itself read back from a file (lists for tuples).
+        ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [name for name in ours if name not in ignore and ours[name] != theirs[name]]
 
 
 DEMO: dict[str, Any] = {"penalty": 5.0, "val_fraction": 0.2}

@@ -252,7 +252,7 @@ class _Session:
             preprocessing=self.data.preprocessing,
             weights=self.plain.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            examples=torch.from_numpy(self.data.val.images[:EXAMPLES].copy()),
+            examples=torch.from_numpy(self.data.val.images[:: max(len(self.data.val) // EXAMPLES, 1)].copy()),
             seconds=self.seconds,
         )
         self.completed = epoch
@@ -322,6 +322,8 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if not torch.distributed.is_initialized():
         PartialState._reset_state()
+    if not cpu:
+        torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
     return Accelerator(cpu=cpu, mixed_precision="bf16" if recipe.precision == "bf16" else "no")
 
 

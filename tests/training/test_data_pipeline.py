@@ -88,7 +88,6 @@ def test_validation_passes_every_image_once_in_order() -> None:
     labels = [label for _, part in source.in_order(4) for label in part.tolist()]
     assert labels == [i % 3 for i in range(10)]
     assert [len(part) for _, part in source.in_order(4)] == [4, 4, 2]
-    assert sum(len(part) for _, part in source.in_order(4, limit=6)) == 6
 
 
 def test_images_are_resized_on_the_device() -> None:

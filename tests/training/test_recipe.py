@@ -101,6 +101,8 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path: Path) -> None:
 
 def test_differing_settings_are_named_in_order() -> None:
     assert Recipe().differing(Recipe(seed=1, lr=0.2)) == ["lr", "seed"]
+    args = Recipe(model_args={"widths": (8, 16)})
+    assert args.differing(Recipe.model_validate_json(args.model_dump_json())) == []
 
 
 def test_step_schedule_divides_at_milestones() -> None:

@@ -9,14 +9,18 @@ import onnxruntime
 import pytest
 import torch
 
-from lacoot_deploy.data import load_images, normalise
+from lacoot_deploy.data import ImageSet, load_images, normalise
 from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.files import sha256_file
-from lacoot_deploy.manifest import MANIFEST_KEY, Manifest
+from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
 from lacoot_deploy.training import run as run_module
+from lacoot_deploy.training.blocks import TrackedBlock
 from lacoot_deploy.training.checkpoint import read_checkpoint
+from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
+from lacoot_deploy.training.measure import measure_blocks
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import Progress, TrainResult, train
 
@@ -303,3 +307,25 @@ def test_a_compiled_model_trains_like_an_eager_one(finished: TrainResult, tmp_pa
     compiled = train(changed(compile=True), tmp_path / "run")
     assert compiled.epochs[0].loss == pytest.approx(finished.epochs[0].loss, rel=0.02)
     assert compiled.epochs[0].penalty == pytest.approx(finished.epochs[0].penalty, rel=0.05)
+
+
+def test_distances_are_measured_on_images_of_every_class() -> None:
+    class Label(torch.nn.Module):
+        """Gives the first pixel back, which here is the label."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.extend((x[:, 0, 0, 0] * 255).round().int().tolist())
+            return x
+
+    seen: list[int] = []
+    labels = np.repeat(np.arange(10), 20)
+    pixels = np.broadcast_to(labels[:, None, None, None], (200, 1, 2, 2)).astype(np.uint8)
+    record = PreprocessingRecord(mean=[0.0], std=[1.0], size=(2, 2), channels=1)
+    source = DeviceImages(ImageSet(pixels, labels, ()), record, device=torch.device("cpu"))
+    model = torch.nn.Sequential(Label())
+    block = Block("0", "a", "b", (), (Form.BYPASS,), (None, 1, 2, 2), (None, 1, 2, 2), "float32", (), 0, 0)
+    (measured,) = measure_blocks(model, [TrackedBlock(block, model[0])], source, changed(measure_samples=60))
+    assert len(seen) == 60
+    assert set(seen) == set(range(10))
+    assert measured.distances["mswd"].value == 0
+    assert measured.distances["paired"].value == 0
