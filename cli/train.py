@@ -42,7 +42,7 @@ def command(
       lacoot-deploy train samples/recipes/resnet20-cifar10.toml \\
           --set data=cifar10:cifar10.zip -o runs/resnet20
     """
-    from lacoot_deploy.workflow.training import train
+    from lacoot_deploy.workflow.training import is_main_process, train
 
     with progress(quiet=quiet) as planning:
         summary = train(
@@ -54,6 +54,8 @@ def command(
             note=lambda text: note(text, quiet=quiet),
             planning=planning,
         )
+    if not is_main_process():
+        return
     if as_json:
         print_json(summary)
         return

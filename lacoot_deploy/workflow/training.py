@@ -93,7 +93,8 @@ def train(
     elif overrides:
         raise UsageError("Overrides go with a recipe file, not with a ready recipe.")
     result = run(recipe, Path(out), resume=resume, progress=progress)
-    plan = recommend(result, recipe, note=note, planning=planning)
+    # Under `accelerate launch` every process gets here; the file is one process's to finish.
+    plan = recommend(result, recipe, note=note, planning=planning) if is_main_process() else None
     return TrainSummary(
         run=str(result.folder),
         model=str(result.model),
@@ -104,6 +105,13 @@ def train(
         val_accuracy=result.epochs[-1].val_accuracy,
         plan=plan,
     )
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run: always, unless it was launched as one of several."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def recommend(
