@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.images import load_images, normalise
+from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.data.types import ImageSet, InputInfo, Samples
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import PreprocessingRecord
@@ -30,6 +31,7 @@ def load_samples(
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
+    val_fraction: float = VAL_FRACTION,
 ) -> Samples:
     """Samples for a model from a data specification.
 
@@ -42,6 +44,7 @@ def load_samples(
         split: `train`, `val` or `test`, for image sources; npz and python sources are taken whole.
         limit: At most that many samples, chosen at random by `seed`; None for all.
         seed: Seed of that choice.
+        val_fraction: Share of an image source's training images that `val` is; what the model was trained with.
 
     Raises:
         UsageError: The specification is not understood, or preprocessing is missing.
@@ -53,7 +56,7 @@ def load_samples(
     elif kind == "python":
         samples = _from_arrays(_call(rest), inputs, spec)
     else:
-        samples = _from_images(spec, inputs, preprocessing, split, limit, seed)
+        samples = _from_images(spec, inputs, preprocessing, split, limit, seed, val_fraction)
     samples = replace(samples, description=spec if kind in ("npz", "python") else f"{spec} [{split}]")
     if len(samples) == 0:
         raise InputError(f"{spec} holds no samples.")
@@ -74,6 +77,7 @@ def _from_images(
     split: str,
     limit: int | None,
     seed: int,
+    val_fraction: float,
 ) -> Samples:
     if len(inputs) != 1:
         names = ", ".join(info.name for info in inputs)
@@ -82,7 +86,7 @@ def _from_images(
         )
     info = inputs[0]
     size = None if preprocessing is None else preprocessing.size
-    images: ImageSet = load_images(spec, split, size=size)
+    images: ImageSet = load_images(spec, split, size=size, val_fraction=val_fraction)
     if preprocessing is None:
         raise UsageError(
             "The model carries no preprocessing in its manifest: give --mean, --std and --size for image data."

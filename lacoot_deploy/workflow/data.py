@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.data import Samples, load_samples
+from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import Manifest, PreprocessingRecord
 
@@ -52,7 +53,15 @@ def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: Data
         split=options.split,
         limit=options.limit,
         seed=options.seed,
+        val_fraction=_val_fraction(manifest),
     )
+
+
+def _val_fraction(manifest: Manifest | None) -> float:
+    """The share of the training images that the model's own training held out for validation."""
+    recipe = manifest.source.recipe if manifest is not None and manifest.source is not None else None
+    value = (recipe or {}).get("val_fraction")
+    return value if isinstance(value, float) and 0 < value < 1 else VAL_FRACTION
 
 
 def _preprocessing(
