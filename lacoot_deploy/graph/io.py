@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message  # type: i
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import sync_folder
 from lacoot_deploy.graph.external import external_tensors, move_external_data, validate_external_data
+from lacoot_deploy.graph.text import broken_text
 
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest message that protobuf reads or writes."""
@@ -41,6 +42,9 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise InputError(f"{path} names no operator set; it is not an ONNX model, or it is cut short.")
     if not model.graph.node:
         raise InputError(f"{path} holds an empty graph, without any node; there is nothing to work on.")
+    broken = broken_text(model)
+    if broken is not None:
+        raise InputError(f"{path} is damaged: {broken} holds bytes that are no text.")
     validate_external_data(model, path)
     return model
 

@@ -69,6 +69,32 @@ def test_every_cut_short_file_is_refused(tmp_path, saved):
             load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("Relu", "a node"),
+        ("layer0.w1", "a weight"),
+        ("builders", "the model's description"),
+        ("built", "a graph's description"),
+        ("a note", "a node"),
+        ("unusual", "a weight"),
+        ("axis name", "a value's type or note"),
+        ("the key", "the model's metadata"),
+    ],
+)
+def test_names_that_are_no_text(tmp_path, model, text, what):
+    model.graph.node[-1].doc_string = "a note"
+    model.graph.initializer.add(name="unusual", data_type=1, dims=[0])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "axis name"
+    model.metadata_props.add(key="the key", value="v")
+    data = model.SerializeToString()
+    assert text.encode() in data
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(data.replace(text.encode(), b"\xff" * len(text)))
+    with pytest.raises(InputError, match=f"is damaged: {what} holds bytes that are no text"):
+        load_model(path)
+
+
 def test_a_graph_without_nodes(tmp_path, model):
     del model.graph.node[:]
     onnx.save(model, tmp_path / "hollow.onnx")
