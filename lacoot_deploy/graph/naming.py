@@ -22,7 +22,7 @@ Scope = tuple[str, ...]
 
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
-_WEIGHT = re.compile(r"^[A-Za-z_]\w*(\.\w+)+$")
+_WEIGHT = re.compile(r"^[A-Za-z_][\w-]*(\.[\w-]+)+$")
 
 
 class Scopes:
@@ -33,6 +33,7 @@ class Scopes:
         self._said: dict[int, Scope | None] = {}
         self._texts: dict[str, Scope | None] = {}
         self._readers: dict[str, int] | None = None
+        self._tensorflow: bool | None = None
 
     def of(self, node: Node) -> Scope | None:
         """The module that ran the node, or the one whose weights it reads; None where nothing tells."""
@@ -58,9 +59,17 @@ class Scopes:
         name = node.proto.name
         if name.startswith("/"):
             return parse_slashed(name)
-        if "/" in name and not _WEIGHT.match(name):
+        if "/" in name and self._is_tensorflow():
             return tuple(part for part in name.split("/")[:-1] if part)
         return None
+
+    def _is_tensorflow(self) -> bool:
+        """Whether most nodes have scoped names; a few come from optimisers that append what they did."""
+        if self._tensorflow is None:
+            names = [proto.name for proto in self._graph.graph.node if proto.name]
+            scoped = sum("/" in name and not name.startswith("/") for name in names)
+            self._tensorflow = 2 * scoped > len(names)
+        return self._tensorflow
 
     def _from_weights(self, node: Node) -> Scope | None:
         if self._readers is None:
@@ -94,7 +103,7 @@ def parse_slashed(name: str) -> Scope:
     for part in name.split("/")[1:-1]:
         if last and part.startswith(last + "."):
             path.extend(part[len(last) + 1 :].split("."))
-        elif part != last or not last:
+        else:
             path.extend(part.split("."))
         last = part
     return tuple(path)

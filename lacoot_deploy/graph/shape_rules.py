@@ -451,5 +451,12 @@ RULES: dict[str, Rule] = {
 """An operator that is not here is left to ONNX's own inference."""
 
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Sum", "Conv", "MatMul", "Gemm", "MaxPool", "Transpose"}
-KEEPS_TYPE = frozenset({*_SAME, *_ARITHMETIC} - {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
-"""Operators whose result has the element type of an operand."""
+KEEPS_TYPE = frozenset(
+    {
+        *_SAME, "Add", "Sub", "Mul", "Div", "Sum", "Conv", "ConvTranspose", "MatMul", "Gemm", "MaxPool", "AveragePool",
+        "GlobalAveragePool", "GlobalMaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Pad",
+        "Split", "Concat", "Expand", "Resize", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "Attention",
+        "MultiHeadAttention", "MatMulNBits", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    }
+) - {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"}  # fmt: skip
+"""Operators whose results have the element type of their first operand."""

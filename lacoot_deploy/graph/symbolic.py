@@ -60,10 +60,10 @@ def propagate(
             merged = _merge(shapes.get(name), own, own_first=name in graph.output_set)
             if merged is not None:
                 shapes[name] = _named(merged, name)
-        if node.op in KEEPS_TYPE and node.outputs and node.outputs[0] not in dtypes:
-            source = next((dtypes[name] for name in node.inputs if name in dtypes), None)
-            if source is not None:
-                dtypes[node.outputs[0]] = source
+        if node.op in KEEPS_TYPE and node.inputs and node.inputs[0] in dtypes:
+            for name in node.outputs:
+                if name:
+                    dtypes.setdefault(name, dtypes[node.inputs[0]])
     return values
 
 

@@ -12,6 +12,7 @@ from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.grouping import Grouper
 from lacoot_deploy.graph.discovery.labels import block_name, unit_name
 from lacoot_deploy.graph.discovery.ownership import own_tails
+from lacoot_deploy.graph.discovery.paths import LAYOUT
 from lacoot_deploy.graph.discovery.ranges import Ranges
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
@@ -69,6 +70,7 @@ class _Assembler:
         groups = self.grouper.group([unit for unit in candidates if unit.reason is None])
         spanning = {id(group): reason for group in groups if (reason := spans_blocks(group, groups))}
         for group in groups:
+            self._start_after_layout(group)
             reason = spanning.get(id(group)) or updates_state(self.graph, group)
             if reason is not None:
                 for unit in group.units:
@@ -85,6 +87,21 @@ class _Assembler:
         refused = [self._refused(candidate) for candidate in candidates if candidate.reason is not None]
         order = {value: position for position, value in enumerate(self.graph.producer)}
         return sorted([*made, *refused], key=lambda block: order.get(block.units[-1].merge, 0))
+
+    def _start_after_layout(self, group: Group) -> None:
+        """Let a block start at its skip operand where that is its input in another layout.
+
+        Exporters cancel the transposition at the head of a branch against the one before the block: the branch then
+        reads the value in one layout and the skip in the other, and the skip is what the module was given.
+        """
+        first = group.units[0]
+        shape = self.table.shape
+        if not first.path or group.input != first.input or any(node.op not in LAYOUT for node in first.path):
+            return
+        if static.same_shape(shape(group.input), shape(group.output)) is not True and static.same_shape(
+            shape(first.skip), shape(group.output)
+        ):
+            group.input = first.skip
 
     def _unit_names(self, group: Group) -> list[str]:
         if len(group.units) == 1:
@@ -149,7 +166,8 @@ class _Assembler:
     def _forms(self, group: Group) -> tuple[tuple[Form, ...], Reason | None, bool]:
         shape = self.table.shape
         same = static.same_shape(shape(group.input), shape(group.output))
-        if self.table.dtype(group.input) != self.table.dtype(group.output):
+        kinds = {self.table.dtype(group.input), self.table.dtype(group.output)} - {None}
+        if len(kinds) > 1:
             same = False
         short = [static.same_shape(shape(unit.skip), shape(_summed(unit))) for unit in group.units]
         self._note_open(group, same, short)
@@ -158,7 +176,7 @@ class _Assembler:
             short = [False]
         forms: list[Form] = []
         keep_relu = False
-        if same:
+        if same and not group.units[-1].borrowed:
             last = group.units[-1].tail[-1:]
             if last and last[0].op in ("Relu", "Clip"):
                 bounds = self.ranges.clip_bounds(last[0])

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.paths import LAYOUT, escapes
 from lacoot_deploy.graph.discovery.scoping import holders
+from lacoot_deploy.graph.discovery.trailing import POINTWISE
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
 from lacoot_deploy.graph.naming import Scope, Scopes
+
+_BEFORE = ops.NORMS | ops.ACTIVATIONS | LAYOUT | POINTWISE
 
 
 @dataclass(eq=False)
@@ -68,13 +71,23 @@ class Fitter:
         held = self._held.get(group.home, [])
         others = [node for node in held if node.index not in own and node.index not in ignoring]
         before = self._upstream(group.input, others)
-        if before and all(node.op in ops.NORMS | ops.ACTIVATIONS | LAYOUT for node in before):
-            makes = [name for node in before for name in node.outputs if name]
-            members = {*own, *(node.index for node in before)}
-            if not any(self._read_beyond(name, members) for name in makes):
-                group.input = before[-1].data[0]
-                before = []
+        head = self._head(before, own)
+        if head:
+            group.input, before = head, []
         group.exact = not before and not self._goes_on(group, others)
+
+    def _head(self, before: list[Node], own: Collection[int]) -> str:
+        """The one value that a norm or activation before the block reads; "" where there is more to it than that."""
+        if not before or any(
+            node.op not in _BEFORE or node.domain not in ops.KNOWN_DOMAINS for node in before
+        ):
+            return ""
+        makes = {name for node in before for name in node.outputs if name}
+        reads = {name for node in before for name in node.data if name in self.graph.dynamic} - makes
+        members = {*own, *(node.index for node in before)}
+        if len(reads) != 1 or any(self._read_beyond(name, members) for name in makes):
+            return ""
+        return reads.pop()
 
     def is_read_inside(self, group: Group) -> bool:
         """Whether something outside reads a value between two units."""
@@ -111,11 +124,12 @@ class Fitter:
         """Whether the module goes on after the block; mere layout changes at its end become part of the block."""
         left = {node.index for node in others}
         while group.output not in self.graph.output_set:
-            readers = self.graph.readers(group.output)
-            mine = [node for node in readers if node.index in left and group.output in node.data]
+            readers = [node for node in self.graph.readers(group.output) if group.output in node.data]
+            mine = [node for node in readers if node.index in left]
             if not mine:
                 return False
-            if len(readers) > 1 or mine[0].op not in LAYOUT:
+            inside = {*left, *group.nodes()}
+            if len(readers) > 1 or mine[0].op not in LAYOUT or self._read_beyond(group.output, inside):
                 return True
             group.between.append(mine[0])
             group.output = mine[0].output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.units import Candidate
-from lacoot_deploy.graph.naming import Scope, Scopes
+from lacoot_deploy.graph.naming import Scope, Scopes, join, parse_slashed
 
 _MERGES = ("add", "sum", "addv2", "addn", "biasadd")
 
@@ -37,12 +37,12 @@ def unit_name(group: Group, unit: Candidate, scopes: Scopes) -> str:
 
 def derived_name(unit: Candidate) -> str:
     """A name from the merge node, for a block that is no module."""
-    slashed = unit.merge.name.startswith("/")
-    name = unit.merge.name.removeprefix("node_").strip("/")
-    parts = name.split("/")
-    if len(parts) > 1 and not slashed and parts[-1].lower().rstrip("_0123456789") in _MERGES:
-        return "/".join(parts[:-1])
-    return (name.replace("/", ".") if slashed else name) or unit.merge.label
+    name = unit.merge.name
+    if name.startswith("/"):
+        return join((*parse_slashed(name), name.rpartition("/")[2]))
+    name = name.removeprefix("node_")
+    head, _, last = name.rpartition("/")
+    return (head if head and last.lower().rstrip("_0123456789") in _MERGES else name) or unit.merge.label
 
 
 def short_name(unit: Candidate) -> str:

@@ -25,30 +25,32 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
         at = candidate.merge.output
         for _ in range(2):
             tail = find_tail(graph, at)
-            if tail is None or not _belongs(graph, scopes, candidate, tail, inputs):
+            if tail is None:
                 break
+            belongs = _belongs(graph, scopes, candidate, tail, inputs)
+            if not belongs and real_value(at):
+                break
+            # Inside a fused node there is no value between the sum and what follows.
+            candidate.borrowed = candidate.borrowed or not belongs
             candidate.tail.extend(tail.nodes)
             at = tail.output
-            if tail.kind == "activation":
+            if tail.kind == "activation" or candidate.borrowed:
                 break
         candidate.output = at
 
 
 def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail, inputs: set[str]) -> bool:
-    if not real_value(candidate.merge.output):
-        # Inside a fused node there is no value between the sum and what follows.
-        return True
     where = scopes.of(tail.nodes[-1])
     if candidate.scope and where is not None:
         return inside(where, candidate.scope)
     starts_bent = _starts_with(graph, candidate, tail.kind)
     if tail.kind == "activation":
-        return not starts_bent
+        return candidate.merge.fused != "" or not starts_bent
     if starts_bent:
         return False
     maker = graph.producer.get(candidate.input)
     normed = maker is not None and (maker.op in ops.NORMS or maker.op in ("Add", "Mul"))
-    return normed or tail.output in inputs
+    return normed or tail.output in inputs or bool(candidate.merge.fused)
 
 
 def _starts_with(graph: GraphIndex, candidate: Candidate, kind: str) -> bool:

@@ -17,7 +17,7 @@ LAYOUT = frozenset(
 RESIZING = frozenset(
     {
         "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "Slice", "Pad", "Split", "Gather",
-        "CenterCropPad", "Resize", "Upsample", "SpaceToDepth", "DepthToSpace", "Concat", "ReduceMean",
+        "CenterCropPad", "Resize", "Upsample", "SpaceToDepth", "DepthToSpace", "Concat", "ReduceMean", "ReduceMax",
     }
 )  # fmt: skip
 SCALING = frozenset({"Add", "Sub", "Mul", "Div"})

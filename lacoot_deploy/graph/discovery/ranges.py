@@ -63,8 +63,8 @@ class Ranges:
         if node.op == "Relu":
             return (0.0, math.inf)
         if node.fused:
-            given = next((list(a.floats) for a in node.proto.attribute if a.name == "activation_params"), [])
-            return (given[0], given[1]) if len(given) == 2 else (math.nan, math.nan)
+            low, high = _fused(self, node)
+            return (low, high) if (low, high) != ANY else (math.nan, math.nan)
         attributes = {attr.name: attr.f for attr in node.proto.attribute}
         low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
         if len(node.inputs) > 1 and node.inputs[1]:
@@ -109,6 +109,21 @@ def _clip(ranges: Ranges, node: Node) -> Bounds:
     floor = -math.inf if math.isnan(floor) else floor
     ceiling = math.inf if math.isnan(ceiling) else ceiling
     return (min(max(low, floor), ceiling), max(min(high, ceiling), floor))
+
+
+def _fused(ranges: Ranges, node: Node) -> Bounds:
+    """What the activation inside a fused operator enforces."""
+    name = next((attr.s.decode() for attr in node.proto.attribute if attr.name == "activation"), "")
+    if name in ("Relu", "Clip"):
+        given = next((list(a.floats) for a in node.proto.attribute if a.name == "activation_params"), [])
+        return (
+            (given[0], given[1])
+            if name == "Clip" and len(given) == 2
+            else (0.0, math.inf)
+            if name == "Relu"
+            else ANY
+        )
+    return {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}.get(name, ANY)
 
 
 def _padded(ranges: Ranges, node: Node) -> Bounds:
@@ -194,6 +209,7 @@ _RULES: dict[str, Callable[[Ranges, Node], Bounds]] = {
     **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos"), _fixed(-1.0, 1.0)),
     **dict.fromkeys(("Relu", "Clip"), _clip),
     **dict.fromkeys(("AveragePool", "Pad"), _padded),
+    **dict.fromkeys(("FusedConv", "FusedGemm", "NhwcFusedConv"), _fused),
     **dict.fromkeys(
         ("LeakyRelu", "Elu", "Gelu", "Mish", "HardSwish", "ReduceSum", "ThresholdedRelu"), _keeps_sign
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.trailing import find_tail
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
@@ -19,7 +20,7 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
     """Set the scope of every candidate; () is the model itself, None unknown."""
     guessed: list[Candidate] = []
     for candidate in candidates:
-        candidate.scope = common([scopes.of(node) for node in (*candidate.own, candidate.merge)])
+        candidate.scope = _scope_of(candidate, scopes)
         if (
             candidate.scope is not None
             and "/" in candidate.merge.name
@@ -35,6 +36,21 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
     widened = {id(candidate): _widen(graph, candidate, units, held) for candidate in guessed}
     for candidate in guessed:
         candidate.scope = widened[id(candidate)]
+
+
+def _scope_of(candidate: Candidate, scopes: Scopes) -> Scope | None:
+    """The module that holds merge and branch, as told by the merge and by what does the branch's work.
+
+    The rest of the branch counts only where these say nothing: optimisers share and move what is mere layout. A fused
+    merge bears the weights of the norm after it, which may be the next block's.
+    """
+    merge = scopes.said(candidate.merge) if candidate.merge.fused else scopes.of(candidate.merge)
+    work = [
+        scope for node in candidate.own if node.op in ops.LINEAR and (scope := scopes.of(node)) is not None
+    ]
+    if merge is not None and work:
+        return common([merge, *work])
+    return common([merge, *(scopes.of(node) for node in candidate.own)])
 
 
 def _by_prefix(candidate: Candidate, scope: Scope, scopes: Scopes) -> Scope:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.index import GraphIndex, Node
 
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     {
         "Sigmoid", "Tanh", "Erf", "Softplus", "HardSigmoid", "Clip", "Relu", "Mul", "Add", "Div", "Sub",
         "Pow", "Cast", "Max", "Min", "Exp", "Neg", "Abs",
@@ -58,7 +58,7 @@ def find_tail(graph: GraphIndex, value: str) -> Tail | None:
 
 def _absorb(graph: GraphIndex, value: str, kind: str) -> Tail | None:
     """Grow a region from a value along allowed operators until one single value leaves it."""
-    allowed = _POINTWISE if kind == "activation" else _NORM_STEPS
+    allowed = POINTWISE if kind == "activation" else _NORM_STEPS
     inner = {value}
     taken: list[Node] = []
     queue = {node.index: node for node in graph.readers(value)}

@@ -31,6 +31,7 @@ class Candidate:
         scope: Innermost module that holds branch and merge; None where unknown.
         tail: Nodes after the merge that belong to the unit, in order (set by `own_tails`).
         output: The value that leaves the unit.
+        borrowed: The tail is inside the merge's node, yet belongs to what follows: it has to stay.
     """
 
     merge: Node
@@ -44,6 +45,7 @@ class Candidate:
     scope: Scope | None = None
     tail: list[Node] = field(default_factory=list)
     output: str = ""
+    borrowed: bool = False
 
     def __post_init__(self) -> None:
         self.output = self.output or self.merge.output
@@ -77,16 +79,12 @@ class Finder:
             if node.op not in ops.ADD or node.domain or node.output not in self.live:
                 continue
             candidate = self._look_at(node, self._operands(node), ())
-            if candidate is None or candidate.reason is not None:
-                sums = self._chain(node)
+            sums = self._chain(node)
+            if sums:
                 operands = [name for add in (node, *sums) for name in self._operands(add)]
                 own = {add.output for add in sums}
-                whole = (
-                    self._look_at(node, [name for name in operands if name not in own], sums)
-                    if sums
-                    else None
-                )
-                if whole is not None and whole.reason is None:
+                whole = self._look_at(node, [name for name in operands if name not in own], sums)
+                if whole is not None and whole.reason is None and self._is_one_sum(whole, candidate, found):
                     candidate = whole
                     for add in sums:
                         found.pop(add.index, None)
@@ -96,6 +94,12 @@ class Finder:
         inner = {node.index for unit in found.values() if unit.reason is None for node in unit.own}
         # A sum inside the branch of a unit goes with the unit: only what could go by itself is worth naming.
         return [unit for index, unit in sorted(found.items()) if unit.reason is None or index not in inner]
+
+    def _is_one_sum(self, whole: Candidate, last: Candidate | None, found: dict[int, Candidate]) -> bool:
+        """Whether sums that feed one another are one merge: the parts are no units, or units of the same input."""
+        if last is None or last.reason is not None:
+            return True
+        return all(found[add.index].input == whole.input for add in whole.sums if add.index in found)
 
     def _operands(self, merge: Node) -> list[str]:
         return [name for name in merge.inputs if name and name in self.graph.dynamic]
