@@ -67,6 +67,7 @@ class Engine:
         provider: str = "auto",
         threads: int | None = None,
         batch_size: int = 64,
+        memory_bytes: int = 1 << 30,
     ) -> None:
         """Split the model, open the sessions and run the dense network once.
 
@@ -79,6 +80,8 @@ class Engine:
             provider: Execution provider.
             threads: CPU threads of ONNX Runtime.
             batch_size: Samples per run.
+            memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
+                used, spread evenly over those given.
 
         Raises:
             InputError: The blocks overlap or lie in subgraphs, or the model cannot be run.
@@ -105,13 +108,36 @@ class Engine:
         self._pieces: dict[str, tuple[Segment, Session]] = {}
         self._inferred = inferred
         self.outputs = [output.name for output in model.graph.output]
-        names = [value.name for value in model.graph.input if value.name in fit.feeds]
-        self.fit_batches = -(-len(fit) // batch_size)
-        feeds = [*fit.batches(batch_size), *judge.batches(batch_size)]
-        start = tuple({name: batch[name] for name in names} for batch in feeds)
-        self.dense = Variant({}, self._forward(start, {}, {}, 0, None))
-        self.judge = Judge(self.gather(self.dense), judge.labels)
         self._readers = self._count_readers()
+        self._passed_on = [
+            [name for name in segment.outputs if name in self._readers or name in self.outputs]
+            for segment in self.segments
+        ]
+        self._names = [value.name for value in model.graph.input if value.name in fit.feeds]
+        self.fit_batches = 1
+        self._limit_samples(memory_bytes)
+        self.fit_batches = -(-len(self.fit_samples) // batch_size)
+        start = [*self.fit_samples.batches(batch_size), *self.judge_samples.batches(batch_size)]
+        self.dense = Variant({}, self._forward([self._inputs(batch) for batch in start], {}, {}, 0, None))
+        self.judge = Judge(self.gather(self.dense), self.judge_samples.labels)
+
+    def _inputs(self, batch: Values) -> Values:
+        return {name: batch[name] for name in self._names}
+
+    def _limit_samples(self, memory_bytes: int) -> None:
+        """Use no more samples than the memory holds the values of; at least a batch of each kind."""
+        first = next(self.fit_samples.batches(self.batch_size))
+        values = self._forward([self._inputs(first)], {}, {}, 0, None)[0]
+        size = sum(value.nbytes for value in values.values()) / len(next(iter(first.values())))
+        share = memory_bytes / max(size * (len(self.fit_samples) + len(self.judge_samples)), 1)
+        if share < 1:
+            self.fit_samples = self._spread(self.fit_samples, share)
+            self.judge_samples = self._spread(self.judge_samples, share)
+
+    def _spread(self, samples: Samples, share: float) -> Samples:
+        """A share of the samples, evenly spread: they may lie in the order of their classes."""
+        count = max(int(len(samples) * share), min(len(samples), self.batch_size))
+        return samples.take(np.linspace(0, len(samples) - 1, count).round().astype(np.int64))
 
     def remove(
         self, parent: Variant, names: Sequence[str], *, form: Form | None = None, repair: str
@@ -170,9 +196,15 @@ class Engine:
                 for name in segment.inputs
             ):
                 self.runs += 1
-                for batch in current:
+                for number, batch in enumerate(current):
                     feeds = {name: batch[name] for name in segment.inputs}
-                    batch.update(self.sessions[i].run(feeds, segment.outputs))
+                    # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
+                    wanted = (
+                        segment.outputs
+                        if parent is None and number < self.fit_batches
+                        else self._passed_on[i]
+                    )
+                    batch.update(self.sessions[i].run(feeds, wanted))
         return tuple(current)
 
     def _stand_in(self, block: Block, removal: Removal, batches: list[Values], shared: bool) -> Removal:

@@ -290,7 +290,7 @@ def _stop(
         if limit.min_speedup is not None:
             if speedup is None:
                 raise UsageError("--min-speedup needs a measurement of the speed-up.")
-            return speedup(collapse_blocks(model, engine.cuts(step.variant))) >= limit.min_speedup
+            return speedup(collapse_blocks(model, step.cuts)) >= limit.min_speedup
         return False
 
     return stop
@@ -325,7 +325,7 @@ def _confirmed(
         step = path[depth - 1]
         keeps = _keeps(limit, dense_choose, step.quality)
         if keeps:
-            after = outputs(engine.cuts(step.variant))
+            after = outputs(step.cuts)
             confirmed = judge.judge(after)
             if _keeps(limit, dense_confirm, confirmed):
                 break
@@ -334,7 +334,7 @@ def _confirmed(
         raise _nothing("removing even one block exceeds the limit on the confirming samples")
     chosen = path[:depth]
     order = {step.block: i for i, step in enumerate(chosen)}
-    cuts = sorted(engine.cuts(chosen[-1].variant), key=lambda cut: order[cut.block.name])
+    cuts = sorted(chosen[-1].cuts, key=lambda cut: order[cut.block.name])
     plan.steps = plan_steps(
         cuts,
         [
@@ -345,7 +345,7 @@ def _confirmed(
     plan.evidence = {
         "measured": True,
         "data": evidence.choose.description,
-        "fit_samples": len(evidence.fit),
+        "fit_samples": len(engine.fit_samples),
         "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
         "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
         "confirming": {

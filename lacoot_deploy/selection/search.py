@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.blocks import Form
+from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine, Variant
 from lacoot_deploy.selection.judge import Quality
@@ -34,14 +35,14 @@ class Step:
         score: The criterion's score that chose it.
         repair: The kind of repair that its removal got.
         quality: The network after this step, on the judging samples.
-        variant: The network itself.
+        cuts: What makes this network out of the model, in graph order.
     """
 
     block: str
     score: float
     repair: str
     quality: Quality
-    variant: Variant
+    cuts: tuple[Cut, ...]
 
 
 Stop = Callable[[Step], bool]
@@ -75,7 +76,7 @@ def ranked(
         if progress is not None:
             progress(len(path), len(scores), "removing in ranked order")
         kind, variant, quality = _try(engine, current, name, repair, form)
-        path.append(Step(name, scores[name], kind, quality, variant))
+        path.append(Step(name, scores[name], kind, quality, tuple(engine.cuts(variant))))
         current = variant
         if stop(path[-1]):
             break
@@ -127,7 +128,7 @@ def greedy(
         assert best is not None
         name = best[2]
         kind, current, quality = _try(engine, current, name, repair, form)
-        path.append(Step(name, best[0], kind, quality, current))
+        path.append(Step(name, best[0], kind, quality, tuple(engine.cuts(current))))
         before = quality
         left.remove(name)
         if stop(path[-1]):

@@ -85,7 +85,7 @@ def depths(name: str, run: Path, data: str, test: Samples, seconds: float) -> di
     rows = []
     for way, path in ways.items():
         for depth in range(len(path) + 1):
-            cuts = engine.cuts(path[depth - 1].variant) if depth else []
+            cuts = path[depth - 1].cuts if depth else ()
             model = collapse_blocks(opened.model, cuts)
             costs = model_costs(model)
             row = {

@@ -73,3 +73,15 @@ def test_an_affine_repair_brings_the_outputs_nearer():
     plain = engine.quality(engine.remove(engine.dense, ["layer1"], repair="none"))
     repaired = engine.quality(engine.remove(engine.dense, ["layer1"], repair="affine"))
     assert repaired.drift < plain.drift
+
+
+def test_memory_is_bounded_by_using_fewer_samples_evenly_spread():
+    model, found = residual_cnn(3)
+    fit, judge = samples(model, 400, 1), samples(model, 200, 2)
+    engine = Engine(model, found, fit, judge, batch_size=16, memory_bytes=1 << 20)
+    held = sum(value.nbytes for batch in engine.dense.values for value in batch.values())
+    assert held < 1.2 * (1 << 20)
+    assert len(engine.fit_samples) < 400
+    assert len(engine.judge_samples) < 200
+    np.testing.assert_array_equal(engine.judge_samples.feeds["image"][-1], judge.feeds["image"][-1])
+    assert len(engine.gather(engine.dense)["logits"]) == len(engine.judge_samples)
