@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 VISIT_SECONDS = 0.008
 """What a visit aims to take on average; short models are run several times in it."""
 
-FEWEST_VISIT_RUNS, MOST_VISIT_RUNS = 3, 20
-SINGLE_RUN_SECONDS = 0.05
-"""Models slower than this are run once in a visit: they would take too long otherwise."""
+MOST_VISIT_RUNS = 20
+FEWEST_VISIT_RUNS = ((0.02, 6), (0.1, 3), (float("inf"), 1))
+"""Runs that a visit has at least, for runs up to so many seconds. On a busy machine the fastest of six varies half as
+much as the fastest of three; models of a tenth of a second and more would take too long."""
+
+GROUP = 3
+"""Runs in a group of `undisturbed`."""
 
 UNTIMED_BELOW_SECONDS = 0.02
 """Models slower than this read more than any cache holds: the untimed run of a visit would gain them nothing."""
@@ -123,7 +127,7 @@ def _round(
 ) -> Round:
     found: Round = {}
     runners: dict[str, Runner] = {}
-    typical: dict[str, float] = {}
+    latency: dict[str, float] = {}
     try:
         for index in rng.permutation(len(contestants)):
             name = contestants[index]
@@ -132,14 +136,14 @@ def _round(
             runners[name] = open_runner(name)
             record.creation = clock() - start
             record.first = _timed(runners[name], clock)
-            typical[name] = _warm_up(runners[name], record, clock)
-        runs = _visit_runs(float(np.mean(list(typical.values()))))
+            latency[name] = _warm_up(runners[name], record, clock)
+        runs = _visit_runs(float(np.mean(list(latency.values()))))
         end = clock() + plan.seconds / plan.rounds
         cycles = 0
         while cycles < plan.least_cycles or clock() < end:
             order = [contestants[i] for i in rng.permutation(len(contestants))]
             for name in (*order, *reversed(order)):
-                _visit(runners[name], found[name], runs, typical[name] < UNTIMED_BELOW_SECONDS, clock)
+                _visit(runners[name], found[name], runs, latency[name] < UNTIMED_BELOW_SECONDS, clock)
             cycles += 1
     finally:
         for runner in runners.values():
@@ -154,7 +158,7 @@ def _timed(runner: Runner, clock: Callable[[], float]) -> float:
 
 
 def _warm_up(runner: Runner, record: ContestantRound, clock: Callable[[], float]) -> float:
-    """Run until time, count and stability are reached, or the limit is; gives the typical latency."""
+    """Run until time, count and stability are reached, or the limit is; gives the undisturbed latency."""
     times: list[float] = []
     start = clock()
     while True:
@@ -167,7 +171,7 @@ def _warm_up(runner: Runner, record: ContestantRound, clock: Callable[[], float]
             record.stable = _settled(times)
             break
     record.warm_runs = len(times)
-    return float(np.median(times[len(times) // 2 :]))
+    return min(times)
 
 
 def _settled(times: Sequence[float]) -> bool:
@@ -179,17 +183,15 @@ def _settled(times: Sequence[float]) -> bool:
 
 def undisturbed(times: Sequence[float]) -> float:
     """The median over groups of a few successive runs of the fastest in the group, as visits count."""
-    size = FEWEST_VISIT_RUNS
-    whole = len(times) // size * size
-    groups = np.asarray(times[:whole]).reshape(-1, size) if whole else np.asarray([times])
+    whole = len(times) // GROUP * GROUP
+    groups = np.asarray(times[:whole]).reshape(-1, GROUP) if whole else np.asarray([times])
     return float(np.median(groups.min(axis=1)))
 
 
 def _visit_runs(seconds: float) -> int:
     """How many timed runs a visit has when a run takes that long."""
-    if seconds > SINGLE_RUN_SECONDS:
-        return 1
-    return int(min(MOST_VISIT_RUNS, max(FEWEST_VISIT_RUNS, round(VISIT_SECONDS / max(seconds, 1e-9)))))
+    fewest = next(runs for limit, runs in FEWEST_VISIT_RUNS if seconds <= limit)
+    return int(min(MOST_VISIT_RUNS, max(fewest, round(VISIT_SECONDS / max(seconds, 1e-9)))))
 
 
 def _visit(

@@ -102,9 +102,9 @@ def test_cold_runs_are_warm_up_and_not_samples():
 
 def test_every_cycle_is_a_palindrome_and_the_orders_vary():
     machine = Machine()
-    plan = Plan(rounds=1, seconds=3.0)
+    plan = Plan(rounds=1, seconds=12.0)
     # Slow enough for one run a visit and no untimed run before it.
-    latencies = {"a": 0.06, "a_again": 0.06, "b": 0.06}
+    latencies = {"a": 0.2, "a_again": 0.2, "b": 0.2}
     rounds = measure_rounds(
         list(latencies), lambda name: Model(machine, name, latencies[name]), plan, clock=machine.clock
     )
