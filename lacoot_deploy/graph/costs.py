@@ -1,16 +1,22 @@
-"""What a model or a part of it costs: parameters, and multiply-adds for one sample."""
+"""What a model or a part of it costs: parameters, and multiply-adds for one sample.
+
+Only operators that multiply weights or activations count: convolutions, matrix products, attention, recurrent cells.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
+from lacoot_deploy.graph import ops
 from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Shape
-from lacoot_deploy.graph.index import GraphIndex, Node, index_model
+from lacoot_deploy.graph.dims import sample_value
+from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node, index_model
 
 _WEIGHT_TYPES = frozenset(
     value
@@ -26,8 +32,8 @@ class ModelCosts:
     Attributes:
         nodes: Nodes of the main graph and of all bodies.
         parameters: Elements of all weights; scalars, shapes and other integer constants are none.
-        macs: Multiply-adds for one sample, free dimensions taken as 1, bodies counted once; None where the shapes of
-            an operator that multiplies are unknown.
+        macs: Multiply-adds for one sample, free dimensions taken as 1, every body counted once; None where an
+            operator's work is not known.
         opset: Version of the standard operator set.
     """
 
@@ -40,126 +46,173 @@ class ModelCosts:
 def model_costs(model: onnx.ModelProto) -> ModelCosts:
     """Nodes, parameters and multiply-adds of a whole model; reads no weights."""
     index = index_model(model)
-    tables = static.infer(index)
-    macs: int | None = 0
-    for graph in index.graphs:
-        part = total_macs(graph.nodes, tables[graph.scope])
-        macs = None if macs is None or part is None else macs + part
+    costs = Costs(index, static.infer(index))
     return ModelCosts(
         nodes=sum(len(graph.graph.node) for graph in index.graphs),
-        parameters=sum(parameters(graph, graph.initializers) for graph in index.graphs),
-        macs=macs,
+        parameters=sum(costs.parameters(graph, graph.initializers) for graph in index.graphs),
+        macs=costs.macs(index.main, index.main.nodes),
         opset=index.opset,
     )
 
 
-def parameters(graph: GraphIndex, names: Iterable[str]) -> int:
-    """Number of weight elements among the named constants of a graph."""
-    return sum(_parameters(graph.initializers[name]) for name in names if name in graph.initializers)
+class Costs:
+    """Costs of parts of an indexed model.
+
+    Args:
+        model: The model.
+        tables: Shapes by graph scope, as from `shapes.infer`.
+    """
+
+    def __init__(self, model: ModelIndex, tables: Mapping[tuple[str, ...], static.ShapeTable]) -> None:
+        self._tables = tables
+        self._bodies: dict[int, list[GraphIndex]] = {}
+        for graph in model.graphs:
+            if graph.owner is not None:
+                self._bodies.setdefault(id(graph.owner), []).append(graph)
+        first = next(
+            (
+                shape
+                for name in model.main.inputs
+                if (shape := tables[()].shape(name)) is not None and len(shape) > 1
+            ),
+            (),
+        )
+        self._batch = first[0] if first and isinstance(first[0], int) else 1
+
+    def macs(self, graph: GraphIndex, nodes: Iterable[Node]) -> int | None:
+        """Multiply-adds of nodes of one graph, the bodies in them included; None where one cannot be counted."""
+        total = self._total(graph, nodes)
+        return None if total is None else total // self._batch
+
+    def _total(self, graph: GraphIndex, nodes: Iterable[Node]) -> int | None:
+        total = 0
+        for node in nodes:
+            bodies = self._bodies.get(id(node), ())
+            counts = [node_macs(node, self._tables[graph.scope]), *(self._total(b, b.nodes) for b in bodies)]
+            for count in counts:
+                if count is None:
+                    return None
+                total += count
+        return total
+
+    def parameters(self, graph: GraphIndex, names: Iterable[str]) -> int:
+        """Number of weight elements among the named constants of a graph."""
+        return sum(_elements(graph.initializers[name]) for name in names if name in graph.initializers)
 
 
-def _parameters(tensor: onnx.TensorProto) -> int:
+def _elements(tensor: onnx.TensorProto) -> int:
     if not tensor.dims or tensor.data_type not in _WEIGHT_TYPES:
         return 0
     return math.prod(tensor.dims)
 
 
-def total_macs(nodes: Iterable[Node], table: static.ShapeTable) -> int | None:
-    """Multiply-adds of nodes for one sample; None where one of them cannot be counted."""
-    total = 0
-    for node in nodes:
-        count = node_macs(node, table)
-        if count is None:
-            return None
-        total += count
-    return total
-
-
 def node_macs(node: Node, table: static.ShapeTable) -> int | None:
-    """Multiply-adds of one node for one sample: 0 for operators that do not multiply, None where unknown."""
-    rule = _RULES.get(node.op)
-    if rule is None:
-        return 0
-    return rule(node, table)
-
-
-def _size(shape: Shape, *, sample: bool = True) -> int:
-    """Number of elements, free dimensions as 1; with `sample`, the leading (batch) dimension too."""
-    dims = shape[1:] if sample else shape
-    return math.prod(dim if isinstance(dim, int) else 1 for dim in dims)
-
-
-def _conv(node: Node, table: static.ShapeTable) -> int | None:
-    weight, result = table.shape(node.inputs[1]), table.shape(node.output)
-    if weight is None or result is None:
+    """Multiply-adds of one node, free dimensions as 1: 0 for operators that do not multiply, None where unknown."""
+    if node.domain not in ops.KNOWN_DOMAINS:
         return None
-    return _size(result) * _size(weight)
+    rule = _RULES.get(node.op)
+    if rule is not None:
+        return rule(node, table)
+    return None if node.op in ops.LINEAR else 0
+
+
+def _size(shape: Iterable[Any]) -> int:
+    return math.prod(sample_value(dim) for dim in shape)
+
+
+def _attribute(node: Node, name: str, default: Any) -> Any:
+    for attr in node.proto.attribute:
+        if attr.name == name:
+            return onnx.helper.get_attribute_value(attr)
+    return default
+
+
+def _shapes(node: Node, table: static.ShapeTable, *places: int) -> list[Shape | None]:
+    names = [node.inputs[place] if place < len(node.inputs) else "" for place in places]
+    return [table.shape(name) if name else None for name in names]
+
+
+def _conv(weight_at: int) -> Callable[[Node, static.ShapeTable], int | None]:
+    def rule(node: Node, table: static.ShapeTable) -> int | None:
+        (weight,), result = _shapes(node, table, weight_at), table.shape(node.output)
+        return None if weight is None or result is None else _size(result) * _size(weight[1:])
+
+    return rule
 
 
 def _conv_transpose(node: Node, table: static.ShapeTable) -> int | None:
-    weight, data = table.shape(node.inputs[1]), table.shape(node.inputs[0])
-    if weight is None or data is None:
-        return None
-    return _size(data) * _size(weight)
+    data, weight = _shapes(node, table, 0, 1)
+    return None if data is None or weight is None else _size(data) * _size(weight[1:])
 
 
-def _matmul(node: Node, table: static.ShapeTable) -> int | None:
-    a, b, result = (table.shape(name) for name in (*node.inputs[:2], node.output))
-    if a is None or result is None or b is None:
-        return None
-    inner = a[-1] if isinstance(a[-1], int) else b[-2] if len(b) > 1 else b[-1]
-    # The first of several leading dimensions is the batch; a plain matrix product has rows for samples.
-    return _size(result) * (inner if isinstance(inner, int) else 1)
+def _matmul(left: int, right: int) -> Callable[[Node, static.ShapeTable], int | None]:
+    def rule(node: Node, table: static.ShapeTable) -> int | None:
+        a, b = _shapes(node, table, left, right)
+        result = table.shape(node.output)
+        if result is None:
+            return None
+        turned = _attribute(node, "transA", 0)
+        inner = None if not a else a[-2 if turned and len(a) > 1 else -1]
+        if not isinstance(inner, int) and b:
+            turned = _attribute(node, "transB", 0)
+            inner = b[-1] if turned or len(b) == 1 else b[-2]
+        return None if inner is None else _size(result) * sample_value(inner)
 
-
-def _gemm(node: Node, table: static.ShapeTable) -> int | None:
-    weight, result = table.shape(node.inputs[1]), table.shape(node.output)
-    if weight is None:
-        return None
-    # Rows count as samples only where they are the batch: the product of a reshaped sequence is one row each.
-    rows = result[0] if result and isinstance(result[0], int) else 1
-    del rows
-    return _size(weight, sample=False)
+    return rule
 
 
 def _recurrent(node: Node, table: static.ShapeTable) -> int | None:
-    x, w, r = (table.shape(name) for name in node.inputs[:3])
-    if x is None or w is None or r is None:
+    x, w, r = _shapes(node, table, 0, 1, 2)
+    return None if x is None or w is None or r is None else _size(x[:-1]) * (_size(w) + _size(r))
+
+
+def _packed_attention(node: Node, table: static.ShapeTable) -> int | None:
+    """Attention that projects its input to queries, keys and values first."""
+    x, weight = _shapes(node, table, 0, 1)
+    if x is None or weight is None or len(x) != 3 or len(weight) != 2:
         return None
-    steps = x[0] if isinstance(x[0], int) else 1
-    return steps * (_size(w, sample=False) + _size(r, sample=False))
+    width = sample_value(weight[1]) // 3
+    return _size(x) * sample_value(weight[1]) + 2 * _size(x[:2]) * sample_value(x[1]) * width
 
 
 def _attention(node: Node, table: static.ShapeTable) -> int | None:
-    """The two products of scores and values, the projection included where the operator holds it."""
-    query = table.shape(node.inputs[0])
-    if query is None or not isinstance(query[-1], int):
+    """The products of queries with keys and of their weights with values."""
+    if node.domain and node.op != "MultiHeadAttention" and node.op != "GroupQueryAttention":
+        return _packed_attention(node, table)
+    query, key = _shapes(node, table, 0, 1)
+    if query is None or len(query) not in (3, 4):
         return None
-    length = query[-2] if isinstance(query[-2], int) else 1
-    width = query[-1] * (query[1] if len(query) == 4 and isinstance(query[1], int) else 1)
-    total = 2 * length * length * width
-    if node.domain and node.op in ("Attention", "QAttention"):
-        weight = table.shape(node.inputs[1])
-        if weight is None:
-            return None
-        total += length * _size(weight, sample=False)
-    return total
+    length = (key or query)[-2]
+    return 2 * _size(query) * sample_value(length)
 
 
-def _n_bits(node: Node, table: static.ShapeTable) -> int | None:
-    result = table.shape(node.output)
-    inner = next((attr.i for attr in node.proto.attribute if attr.name == "K"), None)
+def _blockwise(node: Node, table: static.ShapeTable) -> int | None:
+    result, inner = table.shape(node.output), _attribute(node, "K", None)
     return None if result is None or inner is None else _size(result) * int(inner)
 
 
+def _einsum(node: Node, table: static.ShapeTable) -> int | None:
+    equation = _attribute(node, "equation", b"").decode().replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, _shapes(node, table, *range(len(terms))), strict=True):
+        if shape is None or len(term) != len(shape):
+            return None
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), sample_value(dim))
+    return math.prod(sizes.values())
+
+
 _RULES: dict[str, Callable[[Node, static.ShapeTable], int | None]] = {
-    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _conv),
+    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "DeformConv"), _conv(1)),
+    "QLinearConv": _conv(3),
     "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(
-        ("MatMul", "MatMulInteger", "FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul
-    ),
-    **dict.fromkeys(("Gemm", "FusedGemm"), _gemm),
+    **dict.fromkeys(("MatMul", "MatMulInteger", "Gemm", "FusedGemm", "FusedMatMul"), _matmul(0, 1)),
+    **dict.fromkeys(("TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul(0, 1)),
+    **dict.fromkeys(("QLinearMatMul", "QGemm"), _matmul(0, 3)),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
-    **dict.fromkeys(("Attention", "QAttention", "MultiHeadAttention", "GroupQueryAttention"), _attention),
-    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _n_bits),
+    **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention"), _attention),
+    "QAttention": _packed_attention,
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _blockwise),
+    "Einsum": _einsum,
 }

@@ -188,6 +188,11 @@ def index_model(model: onnx.ModelProto) -> ModelIndex:
     return ModelIndex(model=model, graphs=tuple(graphs), functions=functions)
 
 
+def index_graph(graph: onnx.GraphProto) -> GraphIndex:
+    """Index one graph by itself, bodies not included."""
+    return _index_graph(graph, None, None, "", [])
+
+
 def _index_graph(
     graph: onnx.GraphProto,
     parent: GraphIndex | None,

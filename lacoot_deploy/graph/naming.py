@@ -23,6 +23,8 @@ Scope = tuple[str, ...]
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 _WEIGHT = re.compile(r"^[A-Za-z_][\w-]*(\.[\w-]+)+$")
+_FUSION = re.compile(r"^\w*Fusion_(?:[A-Za-z]+_)?[WB]_")
+"""What ONNX Runtime puts before the name of a weight that it has merged another into."""
 
 
 class Scopes:
@@ -82,7 +84,7 @@ class Scopes:
             name for name in node.proto.input if name in self._graph.initializers and _WEIGHT.match(name)
         )
         alone = next((name for name in named if self._readers.get(name) == 1), None)
-        return None if alone is None else tuple(alone.split(".")[:-1])
+        return None if alone is None else tuple(_FUSION.sub("", alone).split(".")[:-1])
 
 
 def parse_name_scopes(text: str) -> Scope | None:

@@ -147,6 +147,27 @@ def _matmul(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     return () if batch is None else ((*batch, a[-2], b[-1]),)
 
 
+def _fused_matmul(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
+    a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return ()
+    if _attribute(node, "transBatchA", 0) or _attribute(node, "transBatchB", 0):
+        return ()
+    batch = broadcast(a[:-2], b[:-2])
+    rows = a[-1] if _attribute(node, "transA", 0) else a[-2]
+    return () if batch is None else ((*batch, rows, b[-2] if _attribute(node, "transB", 0) else b[-1]),)
+
+
+def _blockwise(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
+    shape, width = lookup(node.inputs[0]), _attribute(node, "N", None)
+    return () if shape is None or width is None else ((*shape[:-1], width),)
+
+
+def _embedding(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
+    tokens, table = lookup(node.inputs[0]), lookup(node.inputs[2])
+    return () if tokens is None or table is None else ((*tokens, table[-1]),)
+
+
 def _gemm(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) != 2 or len(b) != 2:
@@ -430,6 +451,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     **dict.fromkeys(("MatMul", "MatMulInteger"), _matmul),
+    **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), _fused_matmul),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _blockwise),
+    "EmbedLayerNormalization": _embedding,
     **dict.fromkeys(("Gemm", "FusedGemm"), _gemm),
     "Transpose": _transpose,
     "Reshape": _reshape,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 from builders import GraphBuilder, residual_cnn
 from onnx import TensorProto, helper
@@ -316,6 +317,20 @@ class TestFunctions:
             find_blocks(self.model(self.function("Twice", [helper.make_node("Add", ["a", "a"], ["b"])])))
             == ()
         )
+
+    def test_block_inside_a_function_is_refused_until_it_is_inlined(self):
+        nodes = [
+            helper.make_node("MatMul", ["a", "a"], ["m"]),
+            helper.make_node("Relu", ["m"], ["r"]),
+            helper.make_node("Add", ["a", "r"], ["b"]),
+        ]
+        g = GraphBuilder()
+        g.op("Layer", g.op("Relu", g.input("x", [8, 8])), domain="local", output="y")
+        model = g.model({"y": [8, 8]}, infer=False)
+        model.functions.append(self.function("Layer", nodes))
+        block = only(model)
+        assert (block.reason.code, block.scope) == ("in_function", ("local:Layer",))
+        assert only(onnx.inliner.inline_local_functions(model)).collapsible
 
 
 def test_quantised_weights_alone_are_no_reason():

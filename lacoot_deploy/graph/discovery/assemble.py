@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from lacoot_deploy.graph import costs
 from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
+from lacoot_deploy.graph.costs import Costs
 from lacoot_deploy.graph.discovery.fitting import Group
+from lacoot_deploy.graph.discovery.functions import blocks_in_functions
 from lacoot_deploy.graph.discovery.grouping import Grouper
 from lacoot_deploy.graph.discovery.labels import block_name, unit_name
+from lacoot_deploy.graph.discovery.layout import settle_layout
 from lacoot_deploy.graph.discovery.ownership import own_tails
-from lacoot_deploy.graph.discovery.paths import LAYOUT
 from lacoot_deploy.graph.discovery.ranges import Ranges
+from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit_record
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
 from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
 from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node
 from lacoot_deploy.graph.naming import Names, Scopes
-from lacoot_deploy.graph.ops import SKIP_NORMS
 
 Granularity = Literal["block", "unit"]
 
@@ -28,7 +29,9 @@ def blocks_of(
     model: ModelIndex, *, shapes: Mapping[str, Shape] | None = None, granularity: Granularity = "block"
 ) -> tuple[Block, ...]:
     """Blocks of every graph of a model; see `find_blocks`."""
-    return tuple(block for part in _assemblers(model, shapes) for block in part.blocks(granularity))
+    parts = list(_assemblers(model, shapes))
+    found = [block for part in parts for block in part.blocks(granularity)]
+    return (*found, *blocks_in_functions(model, parts[0].names))
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
@@ -41,20 +44,27 @@ def undecided(model: ModelIndex) -> tuple[str, ...]:
 
 def _assemblers(model: ModelIndex, shapes: Mapping[str, Shape] | None) -> Iterator[_Assembler]:
     tables = static.infer(model, shapes=shapes)
-    names = Names()
+    names, costs = Names(), Costs(model, tables)
     ranges: dict[tuple[str, ...], Ranges] = {}
     for graph in model.graphs:
         around = ranges[graph.parent.scope] if graph.parent else None
         ranges[graph.scope] = Ranges(graph, around)
-        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names)
+        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs)
 
 
 class _Assembler:
     """Makes the blocks of one graph."""
 
     def __init__(
-        self, model: ModelIndex, graph: GraphIndex, table: static.ShapeTable, ranges: Ranges, names: Names
+        self,
+        model: ModelIndex,
+        graph: GraphIndex,
+        table: static.ShapeTable,
+        ranges: Ranges,
+        names: Names,
+        costs: Costs,
     ) -> None:
+        self.costs = costs
         self.graph = graph
         self.table = table
         self.ranges = ranges
@@ -70,7 +80,7 @@ class _Assembler:
         groups = self.grouper.group([unit for unit in candidates if unit.reason is None])
         spanning = {id(group): reason for group in groups if (reason := spans_blocks(group, groups))}
         for group in groups:
-            self._start_after_layout(group)
+            settle_layout(self.graph, self.table, group)
             reason = spanning.get(id(group)) or updates_state(self.graph, group)
             if reason is not None:
                 for unit in group.units:
@@ -87,21 +97,6 @@ class _Assembler:
         refused = [self._refused(candidate) for candidate in candidates if candidate.reason is not None]
         order = {value: position for position, value in enumerate(self.graph.producer)}
         return sorted([*made, *refused], key=lambda block: order.get(block.units[-1].merge, 0))
-
-    def _start_after_layout(self, group: Group) -> None:
-        """Let a block start at its skip operand where that is its input in another layout.
-
-        Exporters cancel the transposition at the head of a branch against the one before the block: the branch then
-        reads the value in one layout and the skip in the other, and the skip is what the module was given.
-        """
-        first = group.units[0]
-        shape = self.table.shape
-        if not first.path or group.input != first.input or any(node.op not in LAYOUT for node in first.path):
-            return
-        if static.same_shape(shape(group.input), shape(group.output)) is not True and static.same_shape(
-            shape(first.skip), shape(group.output)
-        ):
-            group.input = first.skip
 
     def _unit_names(self, group: Group) -> list[str]:
         if len(group.units) == 1:
@@ -121,7 +116,7 @@ class _Assembler:
             name,
             group.input,
             group.output,
-            tuple(_unit(unit, label) for unit, label in zip(group.units, labels, strict=True)),
+            tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True)),
             forms,
             dead,
             reason,
@@ -131,7 +126,7 @@ class _Assembler:
     def _refused(self, candidate: Candidate) -> Block:
         group = Group([candidate], candidate.scope or None, candidate.input)
         name = self.names.take(block_name(group))
-        unit = _unit(candidate, name)
+        unit = unit_record(candidate, name)
         return self._record(name, candidate.input, candidate.output, (unit,), (), [], candidate.reason)
 
     def _record(
@@ -156,8 +151,8 @@ class _Assembler:
             output_shape=self.table.shape(end),
             dtype=self.table.dtype(start),
             nodes=tuple(dict.fromkeys(node.label for node in dead)),
-            parameters=costs.parameters(self.graph, freed_constants(self.graph, dead)),
-            macs=costs.total_macs(dead, self.table),
+            parameters=self.costs.parameters(self.graph, freed_constants(self.graph, dead)),
+            macs=self.costs.macs(self.graph, dead),
             reason=reason,
             keep_relu=keep_relu,
             scope=self.graph.scope,
@@ -169,9 +164,9 @@ class _Assembler:
         kinds = {self.table.dtype(group.input), self.table.dtype(group.output)} - {None}
         if len(kinds) > 1:
             same = False
-        short = [static.same_shape(shape(unit.skip), shape(_summed(unit))) for unit in group.units]
+        short = [static.same_shape(shape(unit.skip), shape(summed(unit))) for unit in group.units]
         self._note_open(group, same, short)
-        if any(_hides_activation(unit) for unit in group.units):
+        if any(hides_activation(unit) for unit in group.units):
             # What is left of the node without its sum, the activation, has no node of its own.
             short = [False]
         forms: list[Form] = []
@@ -191,7 +186,7 @@ class _Assembler:
         if forms:
             return tuple(forms), None, keep_relu
         pairs = [
-            (unit.skip, _summed(unit)) for unit, known in zip(group.units, short, strict=True) if not known
+            (unit.skip, summed(unit)) for unit, known in zip(group.units, short, strict=True) if not known
         ]
         values = tuple(dict.fromkeys((group.input, group.output, *(name for pair in pairs for name in pair))))
         if any(known is False for known in short):
@@ -211,7 +206,7 @@ class _Assembler:
             self.open.update(dict.fromkeys((group.input, group.output)))
         for unit, known in zip(group.units, short, strict=True):
             if known is None:
-                names = (unit.skip, *unit.branches, _summed(unit))
+                names = (unit.skip, *unit.branches, summed(unit))
                 self.open.update(dict.fromkeys(name for name in names if real_value(name)))
 
     def _dead(self, group: Group, form: Form | None) -> list[Node]:
@@ -228,32 +223,3 @@ class _Assembler:
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
             )
         return []
-
-
-def _hides_activation(unit: Candidate) -> bool:
-    """Whether the merge is inside a node together with the activation after it."""
-    return unit.merge.fused not in ("", *SKIP_NORMS) and not real_value(unit.merge.output)
-
-
-def _summed(unit: Candidate) -> str:
-    """The merge's result, or the first real value after it where the sum is inside a fused node."""
-    if real_value(unit.merge.output):
-        return unit.merge.output
-    return next((node.output for node in unit.tail), unit.merge.proto.output[0])
-
-
-def _unit(candidate: Candidate, name: str) -> ResidualUnit:
-    return ResidualUnit(
-        name=name,
-        input=candidate.input,
-        skip=candidate.skip,
-        branch=candidate.branches[0],
-        merge=_summed(candidate),
-        merge_op=candidate.merge.fused or candidate.merge.op,
-        trailing=tuple(
-            node.output
-            for node in candidate.tail
-            if real_value(node.output) and node.output != _summed(candidate)
-        ),
-        output=candidate.output if real_value(candidate.output) else _summed(candidate),
-    )

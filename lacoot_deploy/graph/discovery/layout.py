@@ -1,0 +1,37 @@
+"""Ends of a block that differ in layout only: the block is moved to where they agree, so that it can be bypassed."""
+
+from __future__ import annotations
+
+from lacoot_deploy.graph.discovery.fitting import Group
+from lacoot_deploy.graph.discovery.paths import LAYOUT
+from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.shapes import ShapeTable, same_shape
+
+
+def settle_layout(graph: GraphIndex, table: ShapeTable, group: Group) -> None:
+    """Move the block's input or output across changes of layout where that makes their shapes equal.
+
+    Exporters cancel the transposition at the head of a branch against the one before the block: the branch then reads
+    the value in one layout and the skip in the other, and the skip is what the module was given. And a module may end
+    by giving its result the layout of its input.
+    """
+    if same_shape(table.shape(group.input), table.shape(group.output)) is not False:
+        return
+    first = group.units[0]
+    mere = bool(first.path) and all(node.op in LAYOUT for node in first.path)
+    ends_alike = same_shape(table.shape(first.skip), table.shape(group.output))
+    if mere and ends_alike and group.input == first.input:
+        group.input = first.skip
+        return
+    passed: list[Node] = []
+    at = group.output
+    while at not in graph.output_set and len(passed) < 4:
+        readers = graph.readers(at)
+        if len(readers) != 1 or readers[0].op not in LAYOUT or at not in readers[0].data:
+            return
+        passed.append(readers[0])
+        at = readers[0].output
+        if same_shape(table.shape(group.input), table.shape(at)):
+            group.between.extend(passed)
+            group.output = at
+            return
