@@ -21,6 +21,7 @@ from lacoot_deploy.training.export import Drift, export_module, producer
 from lacoot_deploy.training.measure import measure_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.weights import restore_weights
 
 EXAMPLES = 8
 """About as many validation images are kept in a checkpoint, so that an export can be checked on real input anywhere."""
@@ -81,7 +82,7 @@ def export_checkpoint(checkpoint: Path, target: Path) -> tuple[Manifest, Drift]:
 def _load(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torch.Tensor]:
     header = recorded.header
     model = build_model(recorded.recipe, classes=len(header.classes), channels=header.channels)
-    model.load_state_dict(recorded.weights)
+    restore_weights(model, recorded.weights)
     model.eval()
     labels = torch.zeros(len(recorded.examples), dtype=torch.int64)
     examples = ImageSet(recorded.examples.numpy(), labels.numpy(), tuple(header.classes))

@@ -69,6 +69,21 @@ def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
     return tuple(fresh)
 
 
+def restore_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put a checkpoint's weights back into the model that they came from.
+
+    Raises:
+        InputError: The model has other parameters than when the checkpoint was written.
+    """
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"The checkpoint's weights do not fit the model, whose code or version may have changed: {first}"
+        ) from None
+
+
 def _head(model: nn.Module) -> list[str]:
     """Names of the parameters of the last linear layer, which is where classes are told apart."""
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]

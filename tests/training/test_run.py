@@ -14,7 +14,7 @@ from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
-from lacoot_deploy.training import run as run_module
+from lacoot_deploy.training import session as session_module
 from lacoot_deploy.training.blocks import TrackedBlock
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages
@@ -155,6 +155,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(finished: TrainResult, tm
     assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResult, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(SMALL, tmp_path, progress=InterruptAt(1))
@@ -165,14 +166,14 @@ def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResu
 def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
     finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run_module.save_checkpoint
+    real = session_module.save_checkpoint
 
     def failing(target: Path, **options: object) -> None:
         if options["epoch"] == 2:
             raise KeyboardInterrupt
         real(target, **options)
 
-    monkeypatch.setattr(run_module, "save_checkpoint", failing)
+    monkeypatch.setattr(session_module, "save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt, match="keeps 1 of 2 epochs"):
         train(SMALL, tmp_path)
     monkeypatch.undo()

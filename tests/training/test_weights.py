@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.training.weights import load_weights
+from lacoot_deploy.training.weights import load_weights, restore_weights
 
 
 def network(classes: int = 3) -> nn.Module:
@@ -83,3 +83,8 @@ def test_a_file_with_other_things_than_tensors_is_refused(tmp_path: Path) -> Non
     torch.save({"epoch": 3, "weights": 1}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="no tensor"):
         load_weights(network(), tmp_path / "w.pth")
+
+
+def test_a_checkpoint_of_a_model_that_changed_since_is_refused() -> None:
+    with pytest.raises(InputError, match="may have changed"):
+        restore_weights(network(classes=3), network(classes=4).state_dict())

@@ -1,0 +1,226 @@
+"""One training run between two starts of the program: everything built, restored, trained and checkpointed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lacoot_deploy.data import ImageSet, load_images, preprocessing_of
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.files import atomic_write_text
+from lacoot_deploy.manifest import PreprocessingRecord
+from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
+from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, save_checkpoint
+from lacoot_deploy.training.data_pipeline import DeviceImages
+from lacoot_deploy.training.finish import EXAMPLES
+from lacoot_deploy.training.loop import EpochReport, Trainer
+from lacoot_deploy.training.models import build_model
+from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.weights import load_weights, restore_weights
+
+METRICS_NAME = "metrics.jsonl"
+RECIPE_NAME = "recipe.json"
+
+
+class Progress:
+    """What a run reports while it goes on; override what you want to show."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, in one sentence."""
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """A step of an epoch (both counted from 1) is done."""
+
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch is done and checkpointed."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Training and validation images, and how bytes become inputs."""
+
+    train: ImageSet
+    val: ImageSet
+    preprocessing: PreprocessingRecord
+
+
+class Session:
+    """From one start of the program to its end."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, accelerator: Accelerator, data: RunData, progress: Progress
+    ) -> None:
+        self.recipe, self.out, self.accelerator = recipe, out, accelerator
+        self.data, self.progress = data, progress
+        self.seconds, self.completed = 0.0, 0
+
+    def begin(self, recorded: Checkpoint | None) -> list[EpochReport]:
+        """Build everything, restore what was recorded; gives back the figures of the epochs done."""
+        recipe, accelerator, data = self.recipe, self.accelerator, self.data
+        torch.manual_seed(recipe.seed)
+        model = build_model(recipe, classes=len(data.train.classes), channels=data.preprocessing.channels)
+        if recipe.weights is not None and recorded is None:
+            fresh = load_weights(model, Path(recipe.weights))
+            if fresh:
+                self.progress.note(f"{', '.join(fresh)} start afresh: another number of classes.")
+        frozen = freeze(model, recipe.freeze)
+        found = _find_blocks(model, recipe, data)
+        tracked = found.select(recipe.penalty_blocks) if recipe.penalty > 0 else ()
+        self._tell(found, len(tracked))
+        format_ = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            # On the CPU PyTorch has none: there each process normalises with its own share of the batch.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = model.to(accelerator.device, memory_format=format_)  # type: ignore[call-overload]
+        self.capture = BlockCapture(tracked)
+        if recipe.compile:
+            model.compile()
+        self.plain = model
+        if recorded is not None:
+            restore_weights(model, recorded.weights)
+        optimizer = _optimizer(recipe, model)
+        prepared, self.optimizer = accelerator.prepare(model, optimizer)
+        if recorded is not None:
+            self._restore(recorded)
+        pipeline = {"device": accelerator.device, "channels_last": recipe.channels_last}
+        self.trainer = Trainer(
+            recipe,
+            accelerator=accelerator,
+            model=prepared,
+            optimizer=self.optimizer,
+            capture=self.capture,
+            train=DeviceImages(data.train, data.preprocessing, **pipeline),
+            val=DeviceImages(data.val, data.preprocessing, **pipeline),
+            frozen=frozen,
+        )
+        if recorded is None:
+            if accelerator.is_main_process:
+                atomic_write_text(self.out / RECIPE_NAME, recipe.model_dump_json(indent=2) + "\n")
+            self._save(0)
+            return []
+        return _trim_metrics(self.out / METRICS_NAME, self.completed)
+
+    def train(self, start: int) -> list[EpochReport]:
+        """Run the epochs that are left."""
+        reports = []
+        for epoch in range(start, self.recipe.epochs):
+            began = time.perf_counter()
+            number = epoch + 1
+            report = self.trainer.run_epoch(epoch, lambda i, n, e=number: self.progress.step(e, i, n))  # type: ignore[misc]
+            self.seconds += time.perf_counter() - began
+            if self.accelerator.is_main_process:
+                # Before the checkpoint: a line too many is dropped on resuming, a missing one could not be had back.
+                with (self.out / METRICS_NAME).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(report.as_dict()) + "\n")
+            self._save(number)
+            self.progress.epoch(report)
+            reports.append(report)
+        self.capture.remove()
+        return reports
+
+    def _tell(self, found: LocatedBlocks, penalised: int) -> None:
+        names = ", ".join(t.name for t in found.tracked) or "none"
+        self.progress.note(f"Blocks that a bypass can remove: {names}; penalised: {penalised}.")
+        for name, reason in found.missed:
+            self.progress.note(f"Block {name} is not penalised: {reason}.")
+        if self.recipe.penalty > 0 and not found.tracked:
+            raise UsageError(
+                f"{self.recipe.model} has no block that a bypass can remove, so there is nothing to penalise; "
+                f"train it with penalty=0."
+            )
+
+    def _save(self, epoch: int) -> None:
+        """Checkpoint the state after that many epochs."""
+        if not self.accelerator.is_main_process:
+            self.completed = epoch
+            return
+        save_checkpoint(
+            self.out / CHECKPOINT_NAME,
+            epoch=epoch,
+            recipe=self.recipe,
+            classes=self.data.train.classes,
+            channels=self.data.preprocessing.channels,
+            preprocessing=self.data.preprocessing,
+            weights=self.plain.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            examples=torch.from_numpy(self.data.val.images[:: max(len(self.data.val) // EXAMPLES, 1)].copy()),
+            seconds=self.seconds,
+        )
+        self.completed = epoch
+
+    def _restore(self, recorded: Checkpoint) -> None:
+        self.optimizer.load_state_dict(recorded.optimizer)
+        self.completed, self.seconds = recorded.header.epoch, recorded.header.seconds
+        self.progress.note(f"Resumed after epoch {self.completed} of {self.recipe.epochs}.")
+
+
+def freeze(model: nn.Module, paths: tuple[str, ...]) -> tuple[nn.Module, ...]:
+    """Stop the gradient of the named submodules' parameters; the modules are given back, to be kept in eval mode.
+
+    Raises:
+        UsageError: There is no such submodule, or nothing is left to train.
+    """
+    frozen = []
+    for path in paths:
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            raise UsageError(f"freeze: the model has no submodule {path!r}.") from None
+        module.requires_grad_(False)
+        frozen.append(module)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError("freeze: no parameter is left to train.")
+    return tuple(frozen)
+
+
+def load_data(recipe: Recipe) -> RunData:
+    """The training and validation images of a recipe; test images are not touched."""
+    train, val = (
+        load_images(recipe.data, part, val_fraction=recipe.val_fraction) for part in ("train", "val")
+    )
+    preprocessing = preprocessing_of(train.images)
+    if recipe.size is not None:
+        preprocessing = preprocessing.model_copy(update={"size": (recipe.size, recipe.size)})
+    return RunData(train, replace(val, classes=train.classes), preprocessing)
+
+
+def _find_blocks(model: nn.Module, recipe: Recipe, data: RunData) -> LocatedBlocks:
+    images = DeviceImages(data.val, data.preprocessing, device=torch.device("cpu"))
+    example, _ = images.batch(torch.arange(min(4, len(images))))
+    return locate_blocks(model, example)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _trim_metrics(path: Path, epochs: int) -> list[EpochReport]:
+    """Drop lines of epochs that no checkpoint holds, and give back the rest."""
+    reports: list[EpochReport] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                report = EpochReport(**json.loads(line))
+            except (ValueError, TypeError):
+                break  # the line that an interruption cut short
+            if report.epoch == len(reports) + 1 <= epochs:
+                reports.append(report)
+    if len(reports) != epochs:
+        raise InputError(f"{path} has {len(reports)} whole epochs where the checkpoint has {epochs}.")
+    atomic_write_text(path, "".join(json.dumps(report.as_dict()) + "\n" for report in reports))
+    return reports
