@@ -130,7 +130,7 @@ class Recipe(BaseModel):
         return [name for name in ours if name not in ignore and ours[name] != theirs[name]]
 
 
-DEMO: dict[str, Any] = {"penalty": 5.0, "val_fraction": 0.2}
+DEMO: dict[str, Any] = {"epochs": 50, "penalty": 5.0, "val_fraction": 0.2}
 """What the digits demo sets beside the defaults: so few images need a larger share to choose and confirm by."""
 
 
