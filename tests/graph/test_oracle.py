@@ -128,18 +128,37 @@ def check_against_pytorch(
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5 * scale)
 
 
+OLDER_EXPORTER = {
+    "resnet18",
+    "mobilenet_v2",
+    "regnet_y",
+    "convnext",
+    "vit",
+    "swin",
+    "bert",
+    "gpt2",
+    "preact_resnet",
+}
+
 NETWORKS = [
-    pytest.param(architecture, id=architecture.name, marks=() if architecture.fast else pytest.mark.slow)
+    pytest.param(
+        architecture,
+        exporter,
+        id=f"{architecture.name}-{exporter}",
+        marks=() if architecture.fast and exporter == "dynamo" else pytest.mark.slow,
+    )
     for architecture in ARCHITECTURES
+    for exporter in ("dynamo", "torchscript")
     if architecture.expected is not ground_truth.none
+    if exporter in architecture.exporters and (exporter == "dynamo" or architecture.name in OLDER_EXPORTER)
 ]
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
-def test_every_block_alone_and_half_together(architecture, tmp_path):
+@pytest.mark.parametrize(("architecture", "exporter"), NETWORKS)
+def test_every_block_alone_and_half_together(architecture, exporter, tmp_path):
     import torch
 
-    model, _ = ground_truth.exported(architecture, "dynamo")
+    model, _ = ground_truth.exported(architecture, exporter)
     torch.manual_seed(0)
     module, inputs = architecture.build()
     module = ground_truth.as_if_trained(module.eval())
