@@ -45,7 +45,11 @@ class ModelCosts:
 
 def model_costs(model: onnx.ModelProto) -> ModelCosts:
     """Nodes, parameters and multiply-adds of a whole model; reads no weights."""
-    index = index_model(model)
+    return costs_of(index_model(model))
+
+
+def costs_of(index: ModelIndex) -> ModelCosts:
+    """Nodes, parameters and multiply-adds of an indexed model."""
     costs = Costs(index, static.infer(index))
     return ModelCosts(
         nodes=sum(len(graph.graph.node) for graph in index.graphs),

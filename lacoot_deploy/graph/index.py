@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import onnx
 
 from lacoot_deploy.graph import ops
+
+if TYPE_CHECKING:
+    from lacoot_deploy.graph.shapes import ShapeTable
 
 HIDDEN = "\x00sum"
 """Suffix of the value between the parts of a fused merge; no ONNX value can bear it."""
@@ -161,11 +165,13 @@ class ModelIndex:
         model: The model.
         graphs: Main graph and bodies.
         functions: Model-local functions by (domain, name).
+        inferred: Shapes by graph scope once `shapes.infer` has been here, so that they are inferred once.
     """
 
     model: onnx.ModelProto
     graphs: tuple[GraphIndex, ...]
     functions: dict[tuple[str, str], onnx.FunctionProto]
+    inferred: dict[tuple[str, ...], ShapeTable] | None = None
 
     @property
     def main(self) -> GraphIndex:

@@ -88,6 +88,8 @@ def infer(
         model: The indexed model.
         shapes: Shapes measured in a probe run, by value name of the main graph; they supersede what is inferred.
     """
+    if not shapes and model.inferred is not None:
+        return model.inferred
     inferred = _onnx_inference(model.model)
     tables: dict[tuple[str, ...], ShapeTable] = {}
     values: dict[tuple[str, ...], ShapeValues] = {}
@@ -105,6 +107,8 @@ def infer(
         outer = parent.shape if parent else None
         values[graph.scope] = propagate(graph, known, dtypes, outer, fixed=measured.keys(), around=around)
         tables[graph.scope] = ShapeTable(known, dtypes, parent)
+    if not shapes:
+        model.inferred = tables
     return tables
 
 

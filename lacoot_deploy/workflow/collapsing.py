@@ -12,12 +12,20 @@ from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, parse_plan, to_json, write_manifest
 from lacoot_deploy.workflow.data import DataOptions, samples_for
-from lacoot_deploy.workflow.inspecting import Granularity, ModelEntry, Opened, open_model, recorded_distances
+from lacoot_deploy.workflow.inspecting import (
+    Granularity,
+    ModelEntry,
+    Opened,
+    model_entry,
+    open_model,
+    recorded_distances,
+)
 from lacoot_deploy.workflow.measuring import PRODUCER, block_records
 
 if TYPE_CHECKING:
     import onnx
 
+    from lacoot_deploy.graph.costs import ModelCosts
     from lacoot_deploy.selection.planning import Limit
 
 Progress = Callable[[int, int, str], None]
@@ -135,8 +143,8 @@ def collapse(
     records = opened.manifest.blocks if opened.manifest is not None else []
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     smaller = collapse_blocks(opened.model, cuts)
-    record_history(smaller, opened, plan, [cut.block.name for cut in cuts], granularity)
-    before, after = entry(opened.model, path), entry(smaller, target)
+    costs = record_history(smaller, opened, plan, [cut.block.name for cut in cuts], granularity)
+    before, after = model_entry(path, opened.costs), model_entry(target, costs)
     if plan_out is not None:
         atomic_write_text(plan_out, to_json(plan, indent=2) + "\n")
     if not dry_run:
@@ -275,16 +283,20 @@ def read_plan(path: str | Path) -> Plan:
 
 def record_history(
     smaller: onnx.ModelProto, opened: Opened, plan: Plan, names: list[str], granularity: Granularity = "block"
-) -> None:
-    """Bring the manifest of a collapsed model up to date: the blocks that are left, and what was done."""
-    from lacoot_deploy.graph.discovery import find_blocks
+) -> ModelCosts:
+    """Bring the manifest of a collapsed model up to date: the blocks that are left, and what was done.
+
+    Returns:
+        What the collapsed model costs.
+    """
+    from lacoot_deploy.graph.discovery import survey
     from lacoot_deploy.graph.io import fingerprint
 
     manifest = opened.manifest.model_copy(deep=True) if opened.manifest is not None else Manifest()
     accuracy_before, accuracy_after = _accuracies(plan)
-    blocks = find_blocks(smaller, granularity=granularity)
+    found = survey(smaller, granularity=granularity)
     manifest.producer = PRODUCER
-    manifest.blocks = block_records(blocks, {}, manifest)
+    manifest.blocks = block_records(found.blocks, {}, manifest)
     manifest.plan = None
     manifest.history = [
         *manifest.history,
@@ -300,19 +312,10 @@ def record_history(
         ),
     ]
     write_manifest(smaller, manifest)
+    return found.costs
 
 
 def _accuracies(plan: Plan) -> tuple[float | None, float | None]:
     confirming: dict[str, Any] = plan.evidence.get("confirming") or {}
     before, after = confirming.get("dense") or {}, confirming.get("collapsed") or {}
     return before.get("accuracy"), after.get("accuracy")
-
-
-def entry(model: onnx.ModelProto, path: Path) -> ModelEntry:
-    """Size and cost of a model."""
-    from lacoot_deploy.graph.costs import model_costs
-
-    costs = model_costs(model)
-    return ModelEntry(
-        path=str(path), nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs, opset=costs.opset
-    )

@@ -15,6 +15,8 @@ from lacoot_deploy.manifest import DistanceRecord, Manifest, read_manifest
 if TYPE_CHECKING:
     import onnx
 
+    from lacoot_deploy.graph.costs import ModelCosts
+
 Granularity = Literal["block", "unit"]
 
 
@@ -72,6 +74,7 @@ class Opened:
         path: Its file.
         manifest: Its manifest; None where it has none.
         blocks: Its blocks.
+        costs: What it costs as a whole.
         notes: How things were settled that the file alone does not say.
     """
 
@@ -79,6 +82,7 @@ class Opened:
     path: Path
     manifest: Manifest | None
     blocks: tuple[Block, ...]
+    costs: ModelCosts
     notes: tuple[str, ...] = ()
 
 
@@ -94,27 +98,26 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
     Raises:
         InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
     """
-    from lacoot_deploy.graph.discovery import find_blocks
+    from lacoot_deploy.graph.discovery import find_blocks, survey
     from lacoot_deploy.graph.io import load_model
-    from lacoot_deploy.graph.shapes import undecided_values
 
     path = Path(path)
     model = load_model(path)
     manifest = read_manifest(model, path=path)
     notes: tuple[str, ...] = ()
-    shapes = None
-    undecided = undecided_values(model) if probe else ()
-    if undecided:
+    found = survey(model, granularity=granularity)
+    blocks, undecided = found.blocks, found.undecided
+    if undecided and probe:
         from lacoot_deploy.errors import LacootError
         from lacoot_deploy.runtime.probe import probe_shapes
 
         try:
             shapes = probe_shapes(model, undecided, source=path)
+            blocks = find_blocks(model, shapes=shapes, granularity=granularity)
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
             notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)
-    blocks = find_blocks(model, shapes=shapes, granularity=granularity)
-    return Opened(model, path, manifest, blocks, notes)
+    return Opened(model, path, manifest, blocks, found.costs, notes)
 
 
 def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Inspection:
@@ -128,17 +131,19 @@ def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = 
     Raises:
         InputError: The file is missing, malformed or unsupported.
     """
-    from lacoot_deploy.graph.costs import model_costs
-
     opened = open_model(path, probe=probe, granularity=granularity)
-    costs = model_costs(opened.model)
     recorded, notes = recorded_distances(opened.manifest, opened.blocks)
     return Inspection(
-        model=ModelEntry(
-            path=str(path), nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs, opset=costs.opset
-        ),
+        model=model_entry(path, opened.costs),
         blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
         notes=[*opened.notes, *notes],
+    )
+
+
+def model_entry(path: str | Path, costs: ModelCosts) -> ModelEntry:
+    """Size and cost of a model under the name of its file."""
+    return ModelEntry(
+        path=str(path), nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs, opset=costs.opset
     )
 
 

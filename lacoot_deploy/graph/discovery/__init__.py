@@ -8,10 +8,10 @@ from typing import Literal
 import onnx
 
 from lacoot_deploy.graph.blocks import Block, Shape
-from lacoot_deploy.graph.discovery.assemble import blocks_of, undecided
+from lacoot_deploy.graph.discovery.assemble import Survey, blocks_of, survey_of, undecided
 from lacoot_deploy.graph.index import index_model
 
-__all__ = ["find_blocks", "undecided", "unit_block"]
+__all__ = ["Survey", "find_blocks", "survey", "undecided", "unit_block"]
 
 
 def find_blocks(
@@ -34,6 +34,16 @@ def find_blocks(
         Blocks with unique names, the same on every call.
     """
     return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
+
+
+def survey(model: onnx.ModelProto, *, granularity: Literal["block", "unit"] = "block") -> Survey:
+    """Blocks, values that a probe run must settle, and costs of a model, all from one look through it.
+
+    Args:
+        model: The model; external data need not be loaded.
+        granularity: As for `find_blocks`.
+    """
+    return survey_of(index_model(model), granularity=granularity)
 
 
 def unit_block(model: onnx.ModelProto, block: Block, unit: str) -> Block:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
-from lacoot_deploy.graph.costs import Costs
+from lacoot_deploy.graph.costs import Costs, ModelCosts, costs_of
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.functions import blocks_in_functions
 from lacoot_deploy.graph.discovery.grouping import Grouper
@@ -32,6 +33,29 @@ def blocks_of(
     parts = list(_assemblers(model, shapes))
     found = [block for part in parts for block in part.blocks(granularity)]
     return (*found, *blocks_in_functions(model, parts[0].names))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A model looked through once.
+
+    Attributes:
+        blocks: Its blocks, as far as static shapes decide.
+        undecided: Main-graph values whose shapes decide about a block and are not known.
+        costs: What the whole model costs.
+    """
+
+    blocks: tuple[Block, ...]
+    undecided: tuple[str, ...]
+    costs: ModelCosts
+
+
+def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Survey:
+    """Blocks, undecided values and costs from one inference of shapes."""
+    parts = list(_assemblers(model, None))
+    found = [block for part in parts for block in part.blocks(granularity)]
+    blocks = (*found, *blocks_in_functions(model, parts[0].names))
+    return Survey(blocks, tuple(parts[0].open), costs_of(model))
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
