@@ -104,7 +104,7 @@ def collapse(
         InputError: A file cannot be read or written, or the plan does not fit the model.
         NothingToCollapseError: No block can go under the limit.
     """
-    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.io import fingerprint, save_model
     from lacoot_deploy.graph.surgery import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan
 
@@ -143,7 +143,10 @@ def collapse(
     records = opened.manifest.blocks if opened.manifest is not None else []
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     smaller = collapse_blocks(opened.model, cuts)
-    costs = record_history(smaller, opened, plan, [cut.block.name for cut in cuts], granularity)
+    made_here = limit is not None and plan.model_sha256 is not None
+    before_hash = plan.model_sha256 if made_here else fingerprint(opened.model)
+    names = [cut.block.name for cut in cuts]
+    costs = record_history(smaller, opened, plan, names, granularity, model_sha256=str(before_hash))
     before, after = model_entry(path, opened.costs), model_entry(target, costs)
     if plan_out is not None:
         atomic_write_text(plan_out, to_json(plan, indent=2) + "\n")
@@ -282,7 +285,13 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def record_history(
-    smaller: onnx.ModelProto, opened: Opened, plan: Plan, names: list[str], granularity: Granularity = "block"
+    smaller: onnx.ModelProto,
+    opened: Opened,
+    plan: Plan,
+    names: list[str],
+    granularity: Granularity = "block",
+    *,
+    model_sha256: str,
 ) -> ModelCosts:
     """Bring the manifest of a collapsed model up to date: the blocks that are left, and what was done.
 
@@ -290,7 +299,6 @@ def record_history(
         What the collapsed model costs.
     """
     from lacoot_deploy.graph.discovery import survey
-    from lacoot_deploy.graph.io import fingerprint
 
     manifest = opened.manifest.model_copy(deep=True) if opened.manifest is not None else Manifest()
     accuracy_before, accuracy_after = _accuracies(plan)
@@ -302,7 +310,7 @@ def record_history(
         *manifest.history,
         CollapseRecord(
             plan_sha256=plan.digest(),
-            model_sha256_before=fingerprint(opened.model),
+            model_sha256_before=model_sha256,
             blocks=names,
             forms={step.block: step.form for step in plan.steps},
             repairs={step.block: step.repair.kind for step in plan.steps if step.repair is not None},
