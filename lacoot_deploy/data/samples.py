@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +16,7 @@ from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.data.types import ImageSet, InputInfo, Samples
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import PreprocessingRecord
+from lacoot_deploy.userfunctions import load_function
 
 GRAMMAR = "digits, cifar10:PATH, fashion-mnist:PATH, imagefolder:PATH, npz:PATH or python:module:function"
 
@@ -54,7 +52,7 @@ def load_samples(
     if kind == "npz":
         samples = _from_arrays(_read_npz(Path(rest)), inputs, rest)
     elif kind == "python":
-        samples = _from_arrays(_call(rest), inputs, spec)
+        samples = _from_arrays(load_function(rest, "data source")(), inputs, spec)
     else:
         samples = _from_images(spec, inputs, preprocessing, split, limit, seed, val_fraction)
     samples = replace(samples, description=spec if kind in ("npz", "python") else f"{spec} [{split}]")
@@ -128,23 +126,6 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         MemoryError,
     ) as error:
         raise InputError(f"{path} is no usable .npz file: {error}.") from None
-
-
-def _call(target: str) -> Any:
-    module_name, _, function_name = target.partition(":")
-    if not module_name or not function_name:
-        raise UsageError("python data is given as python:module:function.")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"The module {module_name!r} of the data cannot be imported: {error}.") from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise InputError(f"{module_name} has no function {function_name!r}.")
-    return function()
 
 
 def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +11,7 @@ from torch.nn import functional
 
 from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.userfunctions import load_function
 
 
 class ConvNorm(nn.Sequential):
@@ -284,20 +282,7 @@ def _timm(name: str, options: dict[str, Any], *, classes: int, channels: int) ->
 
 
 def _python(target: str) -> Builder:
-    module_name, _, function_name = target.partition(":")
-    if not module_name or not function_name:
-        raise UsageError("A python model is given as python:module:function.")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"The module {module_name!r} of the model cannot be imported: {error}.") from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise InputError(f"{module_name} has no function {function_name!r}.")
-    return function  # type: ignore[no-any-return]
+    return load_function(target, "model")
 
 
 def _initialise(model: nn.Module) -> None:

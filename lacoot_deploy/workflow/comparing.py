@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.userfunctions import load_function
 from lacoot_deploy.workflow.data import DataOptions, samples_for
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison, Limits, Metric
+    from lacoot_deploy.runtime.compare import Comparison, Limits
 
 
 def compare(
@@ -56,7 +53,7 @@ def compare(
     model = load_model(a)
     load_model(b)
     manifest = read_manifest(model, path=a)
-    function = None if metric is None else _metric(metric)
+    function = None if metric is None else load_function(metric, "metric")
     samples = samples_for(model, manifest, data)
     sessions = [open_session(path, provider=provider, threads=threads) for path in (a, b)]
     return compare_models(
@@ -68,19 +65,3 @@ def compare(
         batch_size=batch_size,
         progress=None if progress is None else lambda done, total: progress(done, total, "comparing"),
     )
-
-
-def _metric(target: str) -> Metric:
-    module_name, _, function_name = target.removeprefix("python:").partition(":")
-    if not module_name or not function_name:
-        raise UsageError("--metric is given as python:module:function.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function: Any = getattr(importlib.import_module(module_name), function_name, None)
-    except ImportError as error:
-        raise InputError(f"The module {module_name!r} of the metric cannot be imported: {error}.") from None
-    if not callable(function):
-        raise InputError(f"{module_name} has no function {function_name!r}.")
-    checked: Metric = function
-    return checked
