@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.discovery.paths import LAYOUT, escapes
+from lacoot_deploy.graph.discovery.paths import LAYOUT, read_beyond
 from lacoot_deploy.graph.discovery.scoping import holders
 from lacoot_deploy.graph.discovery.trailing import POINTWISE
 from lacoot_deploy.graph.discovery.units import Candidate
@@ -98,11 +98,7 @@ class Fitter:
 
     def _read_beyond(self, name: str, own: Collection[int]) -> bool:
         """Whether the data of a value, and not only its shape, is used outside of some nodes."""
-        allowed = set(own)
-        return any(
-            reader.index not in own and escapes(self.graph, reader, allowed, self.live)
-            for reader in self.graph.readers(name)
-        )
+        return read_beyond(self.graph, name, own, self.live)
 
     def _upstream(self, value: str, others: Iterable[Node]) -> list[Node]:
         """The nodes of the module that the block's input comes from, the last first."""

@@ -1,4 +1,4 @@
-"""Ends of a block that differ in layout only: the block is moved to where they agree, so that it can be bypassed."""
+"""Ends of a block that differ in layout or element type only: it is moved to where they agree, to be bypassed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ def settle_layout(graph: GraphIndex, table: ShapeTable, group: Group) -> None:
     the value in one layout and the skip in the other, and the skip is what the module was given. And a module may end
     by giving its result the layout of its input.
     """
-    if same_shape(table.shape(group.input), table.shape(group.output)) is not False:
+    if _alike(table, group.input, group.output) is not False:
         return
     first = group.units[0]
     mere = bool(first.path) and all(node.op in LAYOUT for node in first.path)
-    ends_alike = same_shape(table.shape(first.skip), table.shape(group.output))
-    if mere and ends_alike and group.input == first.input:
+    if mere and _alike(table, first.skip, group.output) and group.input == first.input:
         group.input = first.skip
         return
     passed: list[Node] = []
@@ -31,7 +30,13 @@ def settle_layout(graph: GraphIndex, table: ShapeTable, group: Group) -> None:
             return
         passed.append(readers[0])
         at = readers[0].output
-        if same_shape(table.shape(group.input), table.shape(at)):
+        if _alike(table, group.input, at):
             group.between.extend(passed)
             group.output = at
             return
+
+
+def _alike(table: ShapeTable, a: str, b: str) -> bool | None:
+    """Whether two values have one shape and element type; None where that is not known."""
+    kinds = {table.dtype(a), table.dtype(b)} - {None}
+    return False if len(kinds) > 1 else same_shape(table.shape(a), table.shape(b))

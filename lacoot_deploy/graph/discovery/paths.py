@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from lacoot_deploy.graph import ops
@@ -25,6 +25,8 @@ PROJECTION = frozenset(
     {"Conv", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "NhwcConv", "ConvTranspose", "FusedGemm"}
 )
 _MAX_SKIP = 32
+_MAX_AROUND = 64
+"""A value that more nodes outside work on than this is read outside; what ends before then ends in shapes."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def between(graph: GraphIndex, source: str, target: str) -> list[Node] | None:
 
 
 def leaks(graph: GraphIndex, region: list[Node], allowed: set[int], live: frozenset[str]) -> tuple[str, ...]:
-    """Values made inside a region that something outside it reads, or that the graph returns.
+    """Values made inside a region whose data something outside it uses, or that the graph returns.
 
-    Shape arithmetic on an inner value counts as inside as long as its results stay inside.
+    Who only asks for the shape of an inner value still gets it after the removal: what computes it stays.
 
     Args:
         graph: The graph.
@@ -124,38 +126,29 @@ def leaks(graph: GraphIndex, region: list[Node], allowed: set[int], live: frozen
     found: dict[str, None] = {}
     for node in region:
         for name in node.outputs:
-            if not name or name not in live:
-                continue
-            if name in graph.output_set:
+            if (
+                name
+                and name in live
+                and (name in graph.output_set or read_beyond(graph, name, allowed, live))
+            ):
                 found.setdefault(name)
-            for reader in graph.readers(name):
-                if reader.index not in allowed and escapes(graph, reader, allowed, live):
-                    found.setdefault(name)
     return tuple(found)
 
 
-def escapes(graph: GraphIndex, start: Node, allowed: set[int], live: frozenset[str]) -> bool:
-    """Whether anything computed by a node is read beyond the allowed nodes."""
-    stack, seen = [start], {start.index}
-    steps = 0
+def read_beyond(graph: GraphIndex, name: str, allowed: Collection[int], live: frozenset[str]) -> bool:
+    """Whether the data of a value reaches anything that lives beyond the allowed nodes."""
+    stack, seen = [name], set(allowed)
     while stack:
-        node = stack.pop()
-        steps += 1
-        if steps > 512:
+        at = stack.pop()
+        if at != name and at in graph.output_set:
             return True
-        for name in node.outputs:
-            if not name or name not in live:
+        for reader in graph.readers(at):
+            if reader.index in seen or at not in reader.data:
                 continue
-            if name in graph.output_set:
+            seen.add(reader.index)
+            if len(seen) - len(allowed) > _MAX_AROUND:
                 return True
-            for reader in graph.readers(name):
-                if reader.index in allowed or reader.index in seen:
-                    continue
-                seen.add(reader.index)
-                stack.append(reader)
-                last = max(allowed)
-                if reader.index > last:
-                    return True
+            stack.extend(output for output in reader.outputs if output and output in live)
     return False
 
 
