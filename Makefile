@@ -10,8 +10,9 @@ SETTINGS := pyproject.toml constraints.txt
 demo: $(VENV)/.demo
 	$(BIN)/python samples/quickstart.py -o demo
 
+# Two workers of one thread each: two of several threads would fight for the processors.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

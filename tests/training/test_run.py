@@ -211,11 +211,13 @@ def test_a_model_without_removable_blocks_cannot_be_penalised(tmp_path: Path) ->
     assert not list(tmp_path.iterdir()), "what could not begin leaves nothing behind"
 
 
-def test_the_penalty_brings_outputs_closer_to_inputs(finished: TrainResult, tmp_path: Path) -> None:
-    plain = train(changed(penalty=0.0), tmp_path / "run")
+def test_the_penalty_brings_outputs_closer_to_inputs(tmp_path: Path) -> None:
+    # Long enough for the running statistics of the norms, with which distances are measured, to settle.
+    plain = train(changed(epochs=8, penalty=0.0), tmp_path / "plain")
+    penalised = train(changed(epochs=8, penalty=5.0), tmp_path / "penalised")
     assert plain.epochs[-1].penalty is None
-    for with_penalty, without in zip(finished.manifest.blocks, plain.manifest.blocks, strict=True):
-        assert with_penalty.distances["mswd"].value < without.distances["mswd"].value
+    for with_penalty, without in zip(penalised.manifest.blocks, plain.manifest.blocks, strict=True):
+        assert with_penalty.distances["mswd"].value < 0.5 * without.distances["mswd"].value
 
 
 NORM_FREE = """
