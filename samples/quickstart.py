@@ -68,8 +68,8 @@ def print_table(rows: list[list[str]]) -> None:
         "params",
         "MACs",
         "on disk",
-        "p50",
-        "speed-up [95 % interval]",
+        "median ms",
+        "speed-up",
     ]
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
     for line in [head, ["-" * width for width in widths], *rows]:
@@ -127,20 +127,20 @@ def main() -> int:
 
     accuracy = compared["accuracy"]
     rows = [
-        row("dense", dense, accuracy["a"], measured["a"], "1"),
-        row("collapsed", short, accuracy["b"], measured["b"], interval(measured)),
+        row("dense", dense, accuracy["a"], latency(measured["samples"]["a"]), "1"),
+        row("collapsed", short, accuracy["b"], latency(measured["samples"]["b"]), interval(measured)),
         row(
             "from scratch",
             scratch,
             control["accuracy"]["b"],
-            control_measured["b"],
+            latency(control_measured["samples"]["b"]),
             interval(control_measured),
         ),
     ]
     say("")
     print_table(rows)
     say(
-        "In brackets: 95 % intervals (latency: over rounds of fresh sessions; speed-up: in pairs with dense)."
+        "In brackets: 95 % intervals. Speed-ups come from pairs with dense in one run each; compare those across rows."
     )
     low, high = accuracy["ci95"]
     say(
