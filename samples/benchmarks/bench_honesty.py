@@ -9,7 +9,7 @@ truth   A chain of n identical blocks against one of n/2. What the ratio is foll
         fitted to the fastest runs of chains of four lengths.
 peers   One pair of models, many repetitions: how often bench, ONNX Runtime's own test script
         (`onnxruntime.tools.onnxruntime_test`) and a plain timing loop come within 3 % of the truth, each given the
-        same time, quiet and busy.
+        same time, on the machine as it is and with one core kept busy.
 surgery ResNet-18 with the second block of each stage cut out of the file, against the same network built with one block
         a stage and exported from PyTorch: as many nodes, equal outputs, no detectable difference.
 
@@ -230,7 +230,7 @@ def trial_peers(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
                 ratios["plain loop, ratio of medians"].append(
                     statistics.median(loop_a) / statistics.median(loop_b)
                 )
-        state = "busy" if busy else "quiet"
+        state = "one core kept busy" if busy else "machine as it is"
         found[state] = {}
         for method, values in ratios.items():
             errors = [value / truth - 1 for value in values]
@@ -238,7 +238,7 @@ def trial_peers(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
             worst = max(errors, key=abs)
             spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
             print(
-                f"  {state:5}  {method:30} within 3 %: {right:2} of {runs}   sd {spread:.1%}   worst {worst:+.1%}"
+                f"  {state:18}  {method:30} within 3 %: {right:2} of {runs}   sd {spread:.1%}   worst {worst:+.1%}"
             )
             found[state][method] = {"ratios": values, "right": right, "sd": spread, "worst": worst}
     return found
@@ -303,8 +303,8 @@ def main() -> None:
             if arguments.trial in (name, "all"):
                 print(name)
                 found[name] = trial(arguments.runs, arguments.seconds, Path(folder))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
