@@ -23,6 +23,7 @@ Scope = tuple[str, ...]
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 _WEIGHT = re.compile(r"^[A-Za-z_][\w-]*(\.[\w-]+)+$")
+_CALL = re.compile(r"(?<=.)_\d+$")
 _FUSION = re.compile(r"^\w*Fusion_(?:[A-Za-z]+_)?[WB]_")
 """What ONNX Runtime puts before the name of a weight that it has merged another into."""
 
@@ -36,6 +37,7 @@ class Scopes:
         self._texts: dict[str, Scope | None] = {}
         self._readers: dict[str, int] | None = None
         self._tensorflow: bool | None = None
+        self._called: set[Scope] | None = None
 
     def of(self, node: Node) -> Scope | None:
         """The module that ran the node, or the one whose weights it reads; None where nothing tells."""
@@ -60,10 +62,36 @@ class Scopes:
                     return self._texts[head]
         name = node.proto.name
         if name.startswith("/"):
-            return parse_slashed(name)
+            return self._called_once(parse_slashed(name))
         if "/" in name and self._is_tensorflow():
             return tuple(part for part in name.split("/")[:-1] if part)
         return None
+
+    def _called_once(self, scope: Scope) -> Scope:
+        """The scope without the `_1`, `_2`, ... that the exporter appends where a module is called again.
+
+        A part is taken for such a call only where its name without the number is there too, and some node of the graph
+        has the number in its name and not in that of its weight.
+        """
+        if self._called is None:
+            paths: set[Scope] = set()
+            again = False
+            for proto in self._graph.graph.node:
+                if not proto.name.startswith("/"):
+                    continue
+                path = parse_slashed(proto.name)
+                paths.update(path[:length] for length in range(1, len(path) + 1))
+                if not again and path and _CALL.search(path[-1]):
+                    plain = ".".join((*path[:-1], _CALL.sub("", path[-1]))) + "."
+                    again = any(operand.startswith(plain) for operand in proto.input)
+            self._called = paths if again else set()
+        if not self._called or not any(_CALL.search(part) for part in scope):
+            return scope
+        parts: list[str] = []
+        for part in scope:
+            plain = _CALL.sub("", part)
+            parts.append(plain if plain != part and (*parts, plain) in self._called else part)
+        return tuple(parts)
 
     def _is_tensorflow(self) -> bool:
         """Whether most nodes have scoped names; a few come from optimisers that append what they did."""

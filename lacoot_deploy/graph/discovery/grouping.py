@@ -137,6 +137,11 @@ def _through_number(scope: Scope, depth: int) -> Scope:
     return scope[: depth + 1]
 
 
+def _holds(outer: Scope, inner: Scope) -> bool:
+    """Whether a module holds another one as a part of its own, and not as an entry of a list of them."""
+    return inner[: len(outer)] == outer and not any(part.isdigit() for part in inner[len(outer) :])
+
+
 def _homes(units: Sequence[Candidate], links: Links) -> dict[int, Scope | None]:
     """For each unit the outermost module among those that it and its neighbours in the chain run in."""
     homes: dict[int, Scope | None] = {id(unit): unit.scope or None for unit in units}
@@ -147,8 +152,8 @@ def _homes(units: Sequence[Candidate], links: Links) -> dict[int, Scope | None]:
                 continue
             a, b = homes[id(unit)], homes[id(link[0])]
             if a and b and a != b:
-                if b[: len(a)] == a:
+                if _holds(a, b):
                     homes[id(link[0])] = a
-                elif a[: len(b)] == b:
+                elif _holds(b, a):
                     homes[id(unit)] = b
     return homes

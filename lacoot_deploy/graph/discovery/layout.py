@@ -17,7 +17,11 @@ def settle_layout(graph: GraphIndex, table: ShapeTable, group: Group) -> None:
     """
     if _alike(table, group.input, group.output) is not False:
         return
-    first = group.units[0]
+    first, last = group.units[0], group.units[-1]
+    if _alike(table, first.input, last.output):
+        # The module changes the layout at one end only: the block is what lies between.
+        group.input, group.output = first.input, last.output
+        return
     mere = bool(first.path) and all(node.op in LAYOUT for node in first.path)
     if mere and _alike(table, first.skip, group.output) and group.input == first.input:
         group.input = first.skip

@@ -7,6 +7,7 @@ numbered list that holds a chain of units and little else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lacoot_deploy.graph import ops
@@ -14,6 +15,8 @@ from lacoot_deploy.graph.discovery.trailing import find_tail
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
 from lacoot_deploy.graph.naming import Scope, Scopes, common
+
+_WORKING = ops.LINEAR | ops.SUBSTANTIAL | {"ReduceMean"}
 
 
 def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]) -> None:
@@ -33,13 +36,20 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
         return
     held = holders(graph, scopes)
     units = [candidate for candidate in candidates if candidate.reason is None and candidate.scope]
-    widened = {id(candidate): _widen(graph, candidate, units, held) for candidate in guessed}
-    for candidate in guessed:
-        candidate.scope = widened[id(candidate)]
+    choices = [_widen(graph, candidate, units, held) for candidate in guessed]
+    # A stage of one block says nothing about which of the two is the block: its neighbours do.
+    kinds = {_kind(choice[-1]) for choice in choices}
+    for candidate, choice in zip(guessed, choices, strict=True):
+        candidate.scope = next(scope for scope in choice if _kind(scope) in kinds)
+
+
+def _kind(scope: Scope) -> str:
+    """The scope without its numbers: entries of one list are of one kind."""
+    return re.sub(r"\d+", "#", ".".join(scope))
 
 
 def _scope_of(candidate: Candidate, scopes: Scopes) -> Scope | None:
-    """The module that holds merge and branch, as told by the merge and by what does the branch's work.
+    """The module that holds merge and branch, as told by the merge and by the branch's linear operators and norms.
 
     The rest of the branch counts only where these say nothing: optimisers share and move what is mere layout. A fused
     merge bears the weights of the norm after it, which may be the next block's.
@@ -78,23 +88,24 @@ def holders(graph: GraphIndex, scopes: Scopes) -> dict[Scope, list[Node]]:
 
 def _widen(
     graph: GraphIndex, candidate: Candidate, units: Sequence[Candidate], held: dict[Scope, list[Node]]
-) -> Scope:
+) -> list[Scope]:
+    """The modules that may be the unit's, from the innermost outwards."""
     own = set(candidate.nodes())
     tail = find_tail(graph, candidate.merge.output)
     if tail is not None:
         own.update(node.index for node in tail.nodes)
     scope = candidate.scope or ()
-    best = scope
+    found = [scope]
     for length in range(len(scope) - 1, 0, -1):
         wider = scope[:length]
         inner = [unit.scope for unit in units if unit.scope and unit.scope[:length] == wider]
         if len(inner) > 1:
             children = {child[length] for child in inner if len(child) > length}
             if wider[-1].isdigit() and not any(child.isdigit() for child in children):
-                best = wider
+                return [wider]
             break
         if any(node.index not in own for node in held.get(wider, ())):
             break
-        if wider[-1].isdigit() or not best[-1].isdigit():
-            best = wider
-    return best
+        if wider[-1].isdigit() or not found[-1][-1].isdigit():
+            found.append(wider)
+    return found
