@@ -12,6 +12,8 @@ from ground_truth import (
     Architecture,
     Built,
     Expected,
+    Feature,
+    Seq2Seq,
     downsampled,
     every,
     flagged,
@@ -97,6 +99,43 @@ def _projected(kind: str, by: str) -> Callable[[nn.Module], Expected]:
     }
 
 
+def _pyramid() -> Built:
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    return Feature(resnet_fpn_backbone(backbone_name="resnet18", weights=None)), image(64)
+
+
+def _lraspp() -> Built:
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    return Feature(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)), image(64)
+
+
+def _bart(transformers: Any) -> Any:
+    return transformers.BartConfig(
+        vocab_size=50,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=40,
+    )
+
+
+def _dla(module: nn.Module) -> Expected:
+    """A block of a tree takes its skip from its parent, which projects it for the first block where sizes change."""
+    blocks = [path for path, _ in modules(module, "DlaBasic")]
+    projected = {
+        f"{path}.tree1"
+        for path, tree in modules(module, "DlaTree")
+        if isinstance(tree.project, nn.Sequential)
+    }
+    return {path: SHORTCUT if path in projected else BYPASS for path in blocks}
+
+
 TORCHVISION = (
     Architecture("resnet18", torchvision_net("resnet18"), downsampled("BasicBlock"), fast=True),
     Architecture("resnet50", torchvision_net("resnet50"), downsampled("Bottleneck")),
@@ -128,9 +167,12 @@ TORCHVISION = (
     Architecture("swin_v2", _swin(2), every("SwinTransformerBlockV2")),
     Architecture("densenet121", torchvision_net("densenet121"), none),
     Architecture("googlenet", torchvision_net("googlenet", aux_logits=False, init_weights=False), none),
+    Architecture("fpn_backbone", _pyramid, downsampled("BasicBlock")),
+    Architecture("lraspp", _lraspp, flagged("InvertedResidual", flag="use_res_connect")),
     Architecture("shufflenet", torchvision_net("shufflenet_v2_x0_5"), none),
     Architecture("squeezenet", torchvision_net("squeezenet1_1"), none),
 )
+
 
 TIMM = (
     Architecture("seresnet18", timm_net("legacy_seresnet18"), downsampled("SEResNetBlock")),
@@ -160,6 +202,8 @@ TIMM = (
         timm_net("ghostnet_050"),
         lambda m: {p: BYPASS if len(c.shortcut) == 0 else SHORTCUT for p, c in modules(m, "GhostBottleneck")},
     ),
+    Architecture("dla34", timm_net("dla34"), _dla),
+    Architecture("hrnet", timm_net("hrnet_w18_small"), downsampled("BasicBlock", "Bottleneck")),
     Architecture("res2net", timm_net("res2net50_14w_8s"), downsampled("Bottle2neck")),
 )
 
@@ -250,6 +294,67 @@ TRANSFORMERS = (
             tokens,
         ),
         every("T5LayerSelfAttention", "T5LayerFF"),
+    ),
+    # One layer called twice: the second call is a block of its own, with a number after its name.
+    Architecture(
+        "albert",
+        transformer(lambda t: t.AlbertModel(t.AlbertConfig(**SMALL_TEXT, embedding_size=16)), tokens),
+        lambda m: {path + call: BYPASS for path, _ in modules(m, "AlbertLayer") for call in ("", "_2")},
+    ),
+    Architecture(
+        "bart",
+        transformer(lambda t: t.BartModel(_bart(t)), lambda: (*tokens(), *tokens(9)), Seq2Seq),
+        every("BartEncoderLayer", "BartDecoderLayer"),
+    ),
+    Architecture(
+        "gpt_neox",
+        transformer(lambda t: t.GPTNeoXModel(t.GPTNeoXConfig(**SMALL_TEXT, use_cache=False)), tokens),
+        every("GPTNeoXLayer"),
+        exporters=("dynamo",),
+    ),
+    Architecture(
+        "gemma2",
+        transformer(
+            lambda t: t.Gemma2Model(
+                t.Gemma2Config(**SMALL_TEXT, num_key_value_heads=1, head_dim=16, use_cache=False)
+            ),
+            tokens,
+        ),
+        every("Gemma2DecoderLayer"),
+        exporters=("dynamo",),
+    ),
+    Architecture(
+        "segformer",
+        transformer(
+            lambda t: t.SegformerModel(
+                t.SegformerConfig(
+                    hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1], num_attention_heads=[1, 1, 2, 2]
+                )
+            ),
+            lambda: image(64),
+        ),
+        every("SegformerLayer"),
+    ),
+    Architecture(
+        "wav2vec2_conformer",
+        transformer(
+            lambda t: t.Wav2Vec2ConformerModel(
+                t.Wav2Vec2ConformerConfig(
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=48,
+                    conv_dim=(8, 8),
+                    conv_stride=(5, 2),
+                    conv_kernel=(10, 3),
+                    num_conv_pos_embeddings=4,
+                    num_conv_pos_embedding_groups=2,
+                    position_embeddings_type="relative",
+                )
+            ),
+            lambda: (torch.randn(1, 800),),
+        ),
+        every("Wav2Vec2ConformerEncoderLayer"),
     ),
 )
 

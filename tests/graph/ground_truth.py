@@ -151,7 +151,7 @@ def hand_made(name: str, inputs: Callable[[], tuple[Any, ...]]) -> Callable[[], 
 
 
 class First(nn.Module):
-    """A Hugging Face model whose first result is the only one; the wrapper's path is stripped by `unwrapped`."""
+    """A Hugging Face model whose first result is the only one; its modules are under `model`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -161,13 +161,33 @@ class First(nn.Module):
         return self.model(*inputs, return_dict=False)[0]
 
 
+class Seq2Seq(First):
+    """The same for an encoder and a decoder, with tokens for each."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(
+            input_ids=inputs[0], decoder_input_ids=inputs[1], use_cache=False, return_dict=False
+        )[0]
+
+
+class Feature(nn.Module):
+    """A torchvision model whose results are a dict, given as a tuple."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(x).values())
+
+
 def transformer(
-    make: Callable[[Any], nn.Module], inputs: Callable[[], tuple[Any, ...]]
+    make: Callable[[Any], nn.Module], inputs: Callable[[], tuple[Any, ...]], wrapper: type[First] = First
 ) -> Callable[[], Built]:
     def build() -> Built:
         import transformers
 
-        return First(make(transformers)), inputs()
+        return wrapper(make(transformers)), inputs()
 
     return build
 

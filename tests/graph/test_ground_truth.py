@@ -1,12 +1,15 @@
 """The blocks found are exactly the modules that are residual blocks: no miss, no false find, from both exporters."""
 
+import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+import torch
 from architectures import ARCHITECTURES
-from ground_truth import Architecture, exported
+from ground_truth import Architecture, First, as_if_trained, export, exported
 
 from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.discovery import find_blocks
@@ -22,6 +25,15 @@ CASES = [
     for exporter in architecture.exporters
 ]
 REWRITERS = ("ort-basic", "ort-extended", "onnxslim", "onnxsim")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exports(tmp_path_factory: pytest.TempPathFactory):
+    """Every network is exported once, for all the tests here."""
+    folder = os.environ.get("LACOOT_TEST_CACHE") or str(tmp_path_factory.mktemp("exports"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LACOOT_TEST_CACHE", folder)
+        yield
 
 
 @pytest.mark.parametrize(("architecture", "exporter"), CASES)
@@ -46,6 +58,53 @@ def test_other_tools_hide_no_unit(architecture: Architecture, exporter: str, too
     onnx.save(model, before)
     rewrite(tool, before, after)
     assert _units(onnx.load(after)) == _units(model)
+
+
+VARIED = (
+    "resnet18",
+    "mobilenet_v2",
+    "convnext",
+    "swin",
+    "bert",
+    "roberta",
+    "t5",
+    "yolo",
+    "unet",
+    "conformer",
+    "preact_resnet",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("variant", ["free batch", "oldest opset", "newest opset", "float16"])
+def test_variants_have_the_same_blocks(name: str, exporter: str, variant: str):
+    architecture = next(architecture for architecture in ARCHITECTURES if architecture.name == name)
+    torch.manual_seed(0)
+    module, inputs = architecture.build()
+    module = as_if_trained(module.eval())
+    options: dict[str, Any] = {}
+    if variant == "float16":
+        module = module.half()
+        inputs = tuple(tensor.half() if tensor.is_floating_point() else tensor for tensor in inputs)
+    elif variant == "free batch" and exporter == "torchscript":
+        names = [f"input{number}" for number in range(len(inputs))]
+        options = {"input_names": names, "dynamic_axes": {name: {0: "batch"} for name in names}}
+    elif variant == "free batch":
+        inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
+        free = tuple({0: "batch"} for _ in inputs)
+        options = {"dynamic_shapes": (free,) if isinstance(module, First) else free}
+    else:
+        oldest = {"dynamo": 18, "torchscript": 16 if name == "t5" else 11}[exporter]
+        options = {
+            "opset_version": oldest
+            if variant == "oldest opset"
+            else {"dynamo": 23, "torchscript": 20}[exporter]
+        }
+    model = export(module, inputs, exporter, **options)
+    found = {block.name: block.forms[0].value for block in find_blocks(model) if block.collapsible}
+    assert found == architecture.expected(module)
 
 
 def _units(model: onnx.ModelProto) -> Counter[bool | None]:
