@@ -1,7 +1,7 @@
 """Is `lacoot-deploy bench` honest? Trials with a known answer, on a machine that others keep busy.
 
-    python samples/benchmarks/bench_honesty.py                  # all trials, about 20 minutes on a quiet machine
-    python samples/benchmarks/bench_honesty.py --trial aa --runs 5
+    python samples/benchmarks/bench_honesty.py                  # all trials, about 25 minutes on a quiet machine
+    python samples/benchmarks/bench_honesty.py --trial peers --first 10 --runs 10 --out honesty.json
 
 aa      The same file twice while another process keeps one core busy: the interval should cover 1, and no run should
         say faster or slower.
@@ -13,7 +13,8 @@ peers   One pair of models, many repetitions: how often bench, ONNX Runtime's ow
 surgery ResNet-18 with the second block of each stage cut out of the file, against the same network built with one block
         a stage and exported from PyTorch: as many nodes, equal outputs, no detectable difference.
 
-Prints a table and writes the figures as JSON.
+Prints every run and writes the figures as JSON. A file that is there already is added to: runs of the same trial and
+number are replaced, and what the runs add up to is counted anew, so that a trial can be taken in pieces.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
+import math
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lacoot_deploy.bench import bench
+from lacoot_deploy.bench import BenchResult, bench
+from lacoot_deploy.runtime.machine import describe_machine
+
+Row = dict[str, Any]
 
 BUSY = """
 import os
@@ -47,6 +51,8 @@ while True:
 """
 TOLERANCE = 0.03
 CHANNELS, SIDE = 16, 32
+PEERS = 24, 22
+"""Blocks of the pair that all methods are held to: a difference of 9 %."""
 
 
 def chain(blocks: int, folder: Path) -> Path:
@@ -86,33 +92,42 @@ def busy_core(wanted: bool = True) -> Iterator[None]:
         process.wait()
 
 
-def trial_aa(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
+def row_of(run: int, result: BenchResult) -> Row:
+    """What one run of bench said."""
+    assert result.ci95 is not None
+    assert result.speedup is not None
+    low, high = result.ci95
+    print(f"  {run:2}: {result.speedup:.4f} [{low:.4f}, {high:.4f}] {result.verdict}", flush=True)
+    return {
+        "run": run,
+        "speedup": result.speedup,
+        "ci95": [low, high],
+        "noise_floor": result.noise_floor,
+        "smallest_detectable": result.smallest_detectable,
+        "verdict": result.verdict,
+        "other_cpu": result.environment.other_cpu,
+        "seconds": result.environment.seconds,
+    }
+
+
+def trial_aa(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
     model = chain(24, folder)
-    rows = []
     with busy_core():
-        for run in range(runs):
-            result = bench(model, model, min_time=seconds, memory=False, provider="cpu", seed=run)
-            assert result.ci95 is not None
-            assert result.speedup is not None
-            rows.append(
-                {
-                    "speedup": result.speedup,
-                    "ci95": result.ci95,
-                    "noise_floor": result.noise_floor,
-                    "verdict": result.verdict,
-                    "other_cpu": result.environment.other_cpu,
-                }
-            )
-            print(
-                f"  {run + 1:2}: {result.speedup:.4f} [{result.ci95[0]:.4f}, {result.ci95[1]:.4f}] {result.verdict}"
-            )
-    covered = sum(row["ci95"][0] <= 1 <= row["ci95"][1] for row in rows)
+        return [
+            row_of(run, bench(model, model, min_time=seconds, memory=False, provider="cpu", seed=run))
+            for run in runs
+        ]
+
+
+def sum_aa(rows: Sequence[Row]) -> Row:
     claims = [row for row in rows if row["verdict"] != "no detectable difference"]
-    loud = [row for row in claims if abs(row["speedup"] - 1) > 0.02]
-    print(
-        f"interval covers 1: {covered} of {runs}; faster or slower: {len(claims)}, by more than 2 %: {len(loud)}"
-    )
-    return {"runs": rows, "covered": covered, "claims": len(claims), "claims_above_2_percent": len(loud)}
+    return {
+        "runs": len(rows),
+        "interval_covers_1": sum(row["ci95"][0] <= 1 <= row["ci95"][1] for row in rows),
+        "faster_or_slower": len(claims),
+        "faster_or_slower_by_more_than_2_percent": sum(abs(row["speedup"] - 1) > 0.02 for row in claims),
+        "worst_estimate": max((row["speedup"] for row in rows), key=lambda value: abs(math.log(value))),
+    }
 
 
 def fastest(path: Path, seconds: float = 2.0) -> float:
@@ -139,30 +154,22 @@ def true_ratio(a: int, b: int, folder: Path) -> float:
     return float((offset + a * slope) / (offset + b * slope))
 
 
-def trial_truth(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
+def trial_truth(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
     truth = true_ratio(24, 12, folder)
-    print(f"truth from the time per block: {truth:.4f}")
-    rows = []
-    for run in range(runs):
-        result = bench(
-            chain(24, folder),
-            chain(12, folder),
-            min_time=seconds,
-            memory=False,
-            threads=1,
-            provider="cpu",
-            seed=run,
-        )
-        assert result.speedup is not None
-        assert result.ci95 is not None
-        error = result.speedup / truth - 1
-        rows.append({"speedup": result.speedup, "ci95": result.ci95, "error": error})
-        print(
-            f"  {run + 1:2}: {result.speedup:.4f} [{result.ci95[0]:.4f}, {result.ci95[1]:.4f}] error {error:+.2%}"
-        )
-    worst = max(abs(row["error"]) for row in rows)
-    print(f"worst error {worst:.2%} of {TOLERANCE:.0%} allowed")
-    return {"truth": truth, "runs": rows, "worst_error": worst}
+    print(f"  truth from the time per block: {truth:.4f}")
+    pair = chain(24, folder), chain(12, folder)
+    options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
+    rows = [row_of(run, bench(*pair, seed=run, **options)) for run in runs]
+    return [row | {"truth": truth, "error": row["speedup"] / truth - 1} for row in rows]
+
+
+def sum_truth(rows: Sequence[Row]) -> Row:
+    return {
+        "runs": len(rows),
+        "within_3_percent": sum(abs(row["error"]) <= TOLERANCE for row in rows),
+        "interval_covers_truth": sum(row["ci95"][0] <= row["truth"] <= row["ci95"][1] for row in rows),
+        "worst_error": max((row["error"] for row in rows), key=abs),
+    }
 
 
 def ort_test(path: Path, seconds: float, typical: float) -> float:
@@ -196,55 +203,46 @@ def plain_loop(path: Path, seconds: float) -> list[float]:
     return times
 
 
-def trial_peers(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
-    a, b = 24, 22
-    truth = true_ratio(a, b, folder)
-    typical = fastest(chain(a, folder), 0.5)
-    print(f"truth from the time per block: {truth:.4f}; each method gets {seconds:g} s of timed runs")
-    found: dict[str, Any] = {"truth": truth}
-    for busy in (False, True):
-        ratios: dict[str, list[float]] = {
-            "lacoot-deploy bench": [],
-            "onnxruntime_test, A then B": [],
-            "plain loop, ratio of means": [],
-            "plain loop, ratio of medians": [],
+def trial_peers(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
+    a, b = (chain(blocks, folder) for blocks in PEERS)
+    truth = true_ratio(*PEERS, folder)
+    typical = fastest(a, 0.5)
+    print(f"  truth from the time per block: {truth:.4f}; each method gets {seconds:g} s of timed runs")
+    rows = []
+    for run in runs:
+        for busy in (False, True):
+            with busy_core(busy):
+                ours = row_of(run, bench(a, b, min_time=seconds, memory=False, provider="cpu", seed=run))
+                first, second = (ort_test(path, seconds / 2, typical) for path in (a, b))
+                loop_a, loop_b = (plain_loop(path, seconds / 2) for path in (a, b))
+            ratios = {
+                "lacoot-deploy bench": ours["speedup"],
+                "onnxruntime_test, A then B": first / second,
+                "plain loop, ratio of means": statistics.fmean(loop_a) / statistics.fmean(loop_b),
+                "plain loop, ratio of medians": statistics.median(loop_a) / statistics.median(loop_b),
+            }
+            errors = {method: ratio / truth - 1 for method, ratio in ratios.items()}
+            state = "one core kept busy" if busy else "machine as it is"
+            rows.append({"run": run, "state": state, "truth": truth, "errors": errors, "bench": ours})
+    return rows
+
+
+def sum_peers(rows: Sequence[Row]) -> Row:
+    found: Row = {}
+    for state in dict.fromkeys(row["state"] for row in rows):
+        errors = [row["errors"] for row in rows if row["state"] == state]
+        found[state] = {"runs": len(errors)} | {
+            method: {
+                "within_3_percent": sum(abs(one[method]) <= TOLERANCE for one in errors),
+                "rms_error": math.sqrt(statistics.fmean(one[method] ** 2 for one in errors)),
+                "worst_error": max((one[method] for one in errors), key=abs),
+            }
+            for method in errors[0]
         }
-        with busy_core(busy):
-            for run in range(runs):
-                result = bench(
-                    chain(a, folder),
-                    chain(b, folder),
-                    min_time=seconds,
-                    memory=False,
-                    provider="cpu",
-                    seed=run,
-                )
-                assert result.speedup is not None
-                ratios["lacoot-deploy bench"].append(result.speedup)
-                first, second = (ort_test(chain(n, folder), seconds / 2, typical) for n in (a, b))
-                ratios["onnxruntime_test, A then B"].append(first / second)
-                loop_a, loop_b = (plain_loop(chain(n, folder), seconds / 2) for n in (a, b))
-                ratios["plain loop, ratio of means"].append(
-                    statistics.fmean(loop_a) / statistics.fmean(loop_b)
-                )
-                ratios["plain loop, ratio of medians"].append(
-                    statistics.median(loop_a) / statistics.median(loop_b)
-                )
-        state = "one core kept busy" if busy else "machine as it is"
-        found[state] = {}
-        for method, values in ratios.items():
-            errors = [value / truth - 1 for value in values]
-            right = sum(abs(error) <= TOLERANCE for error in errors)
-            worst = max(errors, key=abs)
-            spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
-            print(
-                f"  {state:18}  {method:30} within 3 %: {right:2} of {runs}   sd {spread:.1%}   worst {worst:+.1%}"
-            )
-            found[state][method] = {"ratios": values, "right": right, "sd": spread, "worst": worst}
     return found
 
 
-def trial_surgery(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
+def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
     import torch
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -268,43 +266,75 @@ def trial_surgery(runs: int, seconds: float, folder: Path) -> dict[str, Any]:
     outputs = [open_session(path, provider="cpu").run({"input": example.numpy()})["logits"] for path in paths]
     drift = float(np.abs(outputs[0] - outputs[1]).max())
     nodes = [len(model.graph.node) for model in (exported, collapsed)]
-    print(f"nodes: {nodes[0]} exported, {nodes[1]} collapsed; largest difference of outputs {drift:.2g}")
-    rows = []
-    for run in range(runs):
-        result = bench(*paths, min_time=seconds, memory=False, provider="cpu", threads=1, seed=run)
-        assert result.speedup is not None
-        assert result.ci95 is not None
-        rows.append({"speedup": result.speedup, "ci95": result.ci95, "verdict": result.verdict})
-        print(
-            f"  {run + 1:2}: {result.speedup:.4f} [{result.ci95[0]:.4f}, {result.ci95[1]:.4f}] {result.verdict}"
-        )
-    within = sum(abs(row["speedup"] - 1) <= 0.01 for row in rows)
-    claims = sum(row["verdict"] != "no detectable difference" for row in rows)
-    print(f"within 1 %: {within} of {runs}; faster or slower: {claims}")
-    return {"nodes": nodes, "drift": drift, "runs": rows, "within_1_percent": within, "claims": claims}
+    print(f"  nodes: {nodes[0]} exported, {nodes[1]} collapsed; largest difference of outputs {drift:.2g}")
+    options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
+    rows = [row_of(run, bench(*paths, seed=run, **options)) for run in runs]
+    return [row | {"nodes": nodes, "output_drift": drift} for row in rows]
+
+
+def sum_surgery(rows: Sequence[Row]) -> Row:
+    logs = [math.log(row["speedup"]) for row in rows]
+    return {
+        "runs": len(rows),
+        "same_number_of_nodes": all(len(set(row["nodes"])) == 1 for row in rows),
+        "largest_output_drift": max(row["output_drift"] for row in rows),
+        "within_1_percent": sum(abs(row["speedup"] - 1) <= 0.01 for row in rows),
+        "no_detectable_difference": sum(row["verdict"] == "no detectable difference" for row in rows),
+        "speedup_over_all_runs": math.exp(statistics.fmean(logs)),
+        "standard_deviation": statistics.stdev(logs) if len(logs) > 1 else None,
+    }
+
+
+TRIALS = {
+    "aa": (trial_aa, sum_aa),
+    "truth": (trial_truth, sum_truth),
+    "surgery": (trial_surgery, sum_surgery),
+    "peers": (trial_peers, sum_peers),
+}
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Old runs that were not taken again, and the new ones, in order."""
+    taken = {row["run"] for row in new}
+    return sorted([*(row for row in old if row["run"] not in taken), *new], key=lambda row: int(row["run"]))
 
 
 def main() -> None:
+    import onnxruntime
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trial", choices=["aa", "truth", "peers", "surgery", "all"], default="all")
+    parser.add_argument("--trial", choices=[*TRIALS, "all"], default="all")
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first run, which is also its seed"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="timed seconds of one measurement")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--out", type=Path, help="add the figures to this JSON file")
     arguments = parser.parse_args()
-    trials = {"aa": trial_aa, "truth": trial_truth, "peers": trial_peers, "surgery": trial_surgery}
-    found: dict[str, Any] = {
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for name, trial in trials.items():
-            if arguments.trial in (name, "all"):
-                print(name)
-                found[name] = trial(arguments.runs, arguments.seconds, Path(folder))
-                if arguments.out:
-                    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    runs = range(arguments.first, arguments.first + arguments.runs)
+    found: Row = {}
+    if arguments.out and arguments.out.is_file():
+        found = json.loads(arguments.out.read_text())
+    machine = describe_machine().model_dump(mode="json")
+    for name, (trial, add_up) in TRIALS.items():
+        if arguments.trial not in (name, "all"):
+            continue
+        print(name)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = merged(found.get(name, {}).get("runs", []), trial(runs, arguments.seconds, Path(folder)))
+        summary = add_up(rows)
+        print(json.dumps(summary, indent=1))
+        found[name] = {
+            "seconds": arguments.seconds,
+            "onnxruntime": onnxruntime.__version__,
+            "machine": machine,
+            "summary": summary,
+            "runs": rows,
+        }
+        if arguments.out:
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
