@@ -69,6 +69,12 @@ class BlockRecord(Record):
     units: list[str] = Field(default_factory=list)
     distances: dict[str, DistanceRecord] = Field(default_factory=dict)
 
+    @field_validator("distances")
+    @classmethod
+    def _one_name(cls, distances: dict[str, DistanceRecord]) -> dict[str, DistanceRecord]:
+        """The first files called `mswd-ascent` by another name than the criterion that reads it."""
+        return {"mswd-ascent" if name == "mswd_ascent" else name: d for name, d in distances.items()}
+
 
 class SourceRecord(Record):
     """Where the model came from: architecture, checkpoint, data and the training recipe."""
@@ -159,6 +165,22 @@ class PlanStep(Record):
     evidence: dict[str, Any] = Field(default_factory=dict)
 
 
+class RefitRecord(Record):
+    """A block that stays, and the map over channels folded into the last linear operator of its branch.
+
+    Attributes:
+        block: Name of the block.
+        input: Its input value in the model that the plan was made for.
+        output: Its output value there.
+        repair: The map.
+    """
+
+    block: str
+    input: str
+    output: str
+    repair: RepairRecord
+
+
 class Plan(Record):
     """Which blocks go, in which form, with which repair, and the evidence: the object that `collapse` applies.
 
@@ -168,6 +190,7 @@ class Plan(Record):
         search: `ranked` or `greedy`; None where the user named the blocks.
         limit: The limit the user gave, such as {"max_drop": 1.0}.
         steps: The blocks in the order in which they were chosen.
+        refits: Blocks that stay, their weights refitted to what the shortened network feeds them.
         evidence: Measurements for the plan as a whole, such as accuracy before and after.
     """
 
@@ -177,6 +200,7 @@ class Plan(Record):
     search: str | None = None
     limit: dict[str, Any] = Field(default_factory=dict)
     steps: list[PlanStep] = Field(default_factory=list)
+    refits: list[RefitRecord] = Field(default_factory=list)
     evidence: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("schema_version")
@@ -197,6 +221,7 @@ class CollapseRecord(Record):
     blocks: list[str]
     forms: dict[str, str] = Field(default_factory=dict)
     repairs: dict[str, str] = Field(default_factory=dict)
+    refits: list[str] = Field(default_factory=list)
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     producer: str | None = None

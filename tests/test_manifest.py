@@ -66,6 +66,12 @@ def test_onnx_runtime_shows_the_manifest(tmp_path):
     assert parse_manifest(text) == small_manifest()
 
 
+def test_the_first_name_of_the_ascent_is_read_as_todays():
+    block = {"name": "b", "input": "i", "output": "o", "distances": {"mswd_ascent": {"value": 2.0}}}
+    manifest = parse_manifest(json.dumps({"schema_version": 1, "blocks": [block]}))
+    assert {name: d.value for name, d in manifest.blocks[0].distances.items()} == {"mswd-ascent": 2.0}
+
+
 def test_unknown_fields_are_kept_at_every_level():
     text = json.dumps(
         {

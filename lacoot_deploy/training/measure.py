@@ -19,7 +19,7 @@ from lacoot_deploy.transport.distance import Estimator
 BATCH = 128
 ESTIMATES: tuple[tuple[str, Estimator, int | None, int], ...] = (
     ("mswd", "sampled", None, 9),
-    ("mswd_ascent", "ascent", 256, 3),
+    ("mswd-ascent", "ascent", 256, 3),
 )
 """Name in the manifest, estimator, most samples, draws for the floor: the ascent's cost grows with their square."""
 
@@ -30,7 +30,7 @@ BUDGET_BYTES = 1 << 30
 def measure_blocks(
     model: nn.Module, tracked: Sequence[TrackedBlock], images: DeviceImages, recipe: Recipe
 ) -> list[BlockRecord]:
-    """Records of all tracked blocks: `mswd` (sampled, with floor), `mswd_ascent`, `paired` and `cosine`.
+    """Records of all tracked blocks: `mswd` (sampled, with floor), `mswd-ascent`, `paired` and `cosine`.
 
     Args:
         model: The trained network, on the device of the images.

@@ -31,6 +31,7 @@ class Recipe(BaseModel):
         data: Image source (`digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`).
         size: Side in pixels that images are resized to; None keeps their own size.
         val_fraction: Share of the training images carved out for validation.
+        limit: Train on that many images, drawn at random, and validate on as many in proportion; None for all.
         augment: Augmentations of training images: `flip` (left-right) and `crop` (4 pixels, zero padded).
         epochs: Passes over the training images.
         batch_size: Images per optimiser step, over all processes and accumulated parts together.
@@ -75,6 +76,7 @@ class Recipe(BaseModel):
     data: str = "digits"
     size: int | None = Field(default=None, ge=1)
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    limit: int | None = Field(default=None, ge=2)
     augment: tuple[Literal["flip", "crop"], ...] = ()
     epochs: int = Field(default=25, ge=1)
     batch_size: int = Field(default=64, ge=2)

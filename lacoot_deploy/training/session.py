@@ -11,13 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lacoot_deploy.data import ImageSet, load_images, preprocessing_of
+from lacoot_deploy.data import ImageSet, preprocessing_of
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.manifest import PreprocessingRecord
 from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, save_checkpoint
-from lacoot_deploy.training.data_pipeline import DeviceImages
+from lacoot_deploy.training.data_pipeline import DeviceImages, recipe_images
 from lacoot_deploy.training.finish import EXAMPLES
 from lacoot_deploy.training.loop import EpochReport, Trainer
 from lacoot_deploy.training.models import build_model
@@ -181,9 +181,7 @@ def freeze(model: nn.Module, paths: tuple[str, ...]) -> tuple[nn.Module, ...]:
 
 def load_data(recipe: Recipe) -> RunData:
     """The training and validation images of a recipe; test images are not touched."""
-    train, val = (
-        load_images(recipe.data, part, val_fraction=recipe.val_fraction) for part in ("train", "val")
-    )
+    train, val = recipe_images(recipe)
     preprocessing = preprocessing_of(train.images)
     if recipe.size is not None:
         preprocessing = preprocessing.model_copy(update={"size": (recipe.size, recipe.size)})

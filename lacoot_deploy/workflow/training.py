@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
-from lacoot_deploy.data import ImageSet, Samples, load_images, normalise
+from lacoot_deploy.data import ImageSet, Samples, normalise
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, write_manifest
 from lacoot_deploy.workflow.inspecting import open_model
@@ -156,6 +156,7 @@ def recommend(
 def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evidence:
     """Training images to fit on, halves of the validation images to choose and confirm by."""
     from lacoot_deploy.selection.planning import Evidence
+    from lacoot_deploy.training.data_pipeline import recipe_images
 
     def samples(images: ImageSet, limit: int, what: str) -> Samples:
         if len(images) > limit:
@@ -165,9 +166,7 @@ def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evi
         return Samples(feeds, images.labels, f"{recipe.data} [{what}]".replace(_folder(recipe.data), ""))
 
     size = None if recipe.size is None else (recipe.size, recipe.size)
-    options = {"size": size, "val_fraction": recipe.val_fraction}
-    train = load_images(recipe.data, "train", **options)  # type: ignore[arg-type]
-    val = load_images(recipe.data, "val", **options)  # type: ignore[arg-type]
+    train, val = recipe_images(recipe, size=size)
     held = samples(val, CHOOSE_SAMPLES, "val")
     order = np.random.default_rng(recipe.seed).permutation(len(held))
     half = len(held) // 2

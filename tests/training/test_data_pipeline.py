@@ -6,7 +6,15 @@ import torch
 
 from lacoot_deploy.data import ImageSet, normalise, preprocessing_of
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.training.data_pipeline import DeviceImages, batch_indices, epoch_order, pieces_of, seeded
+from lacoot_deploy.training.data_pipeline import (
+    DeviceImages,
+    batch_indices,
+    epoch_order,
+    pieces_of,
+    recipe_images,
+    seeded,
+)
+from lacoot_deploy.training.recipe import Recipe
 
 
 def images(count: int = 12, *, channels: int = 3, side: int = 8) -> ImageSet:
@@ -119,3 +127,17 @@ def test_processes_make_together_what_one_makes_alone() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(InputError, match="no images"):
         pipeline(images()).__class__(images(0), preprocessing_of(images().images), device=torch.device("cpu"))
+
+
+def test_a_limit_takes_training_and_validation_images_in_proportion() -> None:
+    whole, held = recipe_images(Recipe(val_fraction=0.2))
+    few, few_held = recipe_images(Recipe(val_fraction=0.2, limit=400))
+    assert len(few) == 400
+    assert len(few_held) == round(400 / len(whole) * len(held))
+    assert set(few.labels) == set(whole.labels), "drawn over all classes"
+    known = {image.tobytes() for image in whole.images}
+    assert all(image.tobytes() in known for image in few.images)
+    again, _ = recipe_images(Recipe(val_fraction=0.2, limit=400))
+    assert np.array_equal(again.images, few.images)
+    everything, _ = recipe_images(Recipe(val_fraction=0.2, limit=10**6))
+    assert len(everything) == len(whole)

@@ -14,6 +14,7 @@ from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
+from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.training import session as session_module
 from lacoot_deploy.training.blocks import TrackedBlock
 from lacoot_deploy.training.checkpoint import read_checkpoint
@@ -81,18 +82,24 @@ def test_the_manifest_travels_in_the_model(finished: TrainResult) -> None:
     manifest = Manifest.model_validate_json(session.get_modelmeta().custom_metadata_map[MANIFEST_KEY])
     assert [block.name for block in manifest.blocks] == ["layer1.0", "layer1.1", "layer2.1"]
     for block in manifest.blocks:
-        assert set(block.distances) == {"mswd", "mswd_ascent", "paired", "cosine"}
+        assert set(block.distances) == {"mswd", "mswd-ascent", "paired", "cosine"}
         sampled = block.distances["mswd"]
         assert sampled.floor is not None
         assert sampled.floor > 0
         assert (sampled.estimator, sampled.samples, sampled.split) == ("sampled", 64, "val")
-        assert block.distances["mswd_ascent"].value >= sampled.value
+        assert block.distances["mswd-ascent"].value >= sampled.value
     assert manifest.source is not None
     assert manifest.source.checkpoint_sha256 == sha256_file(finished.checkpoint)
     assert manifest.source.dataset == "digits"
     assert manifest.preprocessing is not None
     assert manifest.preprocessing.size == (8, 8)
     assert manifest.plan is None
+
+
+def test_every_criterion_that_is_a_distance_finds_it_in_the_manifest(finished: TrainResult) -> None:
+    measured = {rule.distance for rule in CRITERIA.values()} - {None}
+    for block in finished.manifest.blocks:
+        assert measured == set(block.distances)
 
 
 def test_recorded_values_are_values_of_the_exported_graph(finished: TrainResult) -> None:
