@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
 )
+@click.option(
+    "--heal",
+    "plan_file",
+    type=PATH,
+    metavar="PLAN",
+    help="Fine-tune what this plan leaves of the run given as RECIPE.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
 @output_options
 def command(
     recipe: Path | None,
     out: Path,
     settings: tuple[str, ...],
+    plan_file: Path | None,
     resume: bool,
     as_json: bool,
     verbose: int,
@@ -37,11 +45,20 @@ def command(
     digits. The run folder gets checkpoint.safetensors, metrics.jsonl and model.onnx, which
     carries the distance of every block and the recommended plan.
 
+    With --heal, RECIPE is the folder of a finished run: its network is cut by the plan, the
+    repairs become layers, and a few gentle epochs with the uncut network as teacher follow.
+
     \b
-    Example:
+    Examples:
       lacoot-deploy train samples/recipes/resnet20-cifar10.toml \\
           --set data=cifar10:cifar10.zip -o runs/resnet20
+      lacoot-deploy collapse runs/resnet20/model.onnx --count 4 --data cifar10:cifar10.zip \\
+          --plan-out plan.json
+      lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
     """
+    if plan_file is not None:
+        _heal(recipe, plan_file, out, settings, resume, as_json=as_json, verbose=verbose, quiet=quiet)
+        return
     from lacoot_deploy.workflow.training import is_main_process, train
 
     with progress(quiet=quiet) as planning:
@@ -69,6 +86,37 @@ def command(
         f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
     )
     note(f"Next: lacoot-deploy collapse {summary.model}", quiet=quiet)
+
+
+def _heal(
+    run: Path | None,
+    plan_file: Path,
+    out: Path,
+    settings: tuple[str, ...],
+    resume: bool,
+    *,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+) -> None:
+    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.training import is_main_process
+
+    if run is None:
+        raise click.UsageError("--heal needs the run folder that the plan was made for.")
+    reporter = _reporter(quiet=quiet, verbose=verbose)
+    summary = heal(run, plan_file, out, overrides=settings, resume=resume, progress=reporter)
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(summary)
+        return
+    steps = [("dense", summary.dense_val_accuracy), ("cut", summary.cut_val_accuracy)]
+    before = ", ".join(f"{name} {value:.2f} %" for name, value in steps if value is not None)
+    click.echo(
+        f"{summary.model}: {len(summary.blocks)} blocks gone; validation accuracy {before}, "
+        f"healed {summary.val_accuracy:.2f} %."
+    )
 
 
 def _reporter(*, quiet: bool, verbose: int) -> Any:

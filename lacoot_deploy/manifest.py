@@ -214,7 +214,20 @@ class Plan(Record):
 
 
 class CollapseRecord(Record):
-    """One collapse in a model's history."""
+    """One collapse in a model's history.
+
+    Attributes:
+        plan_sha256: Digest of the plan that was applied.
+        model_sha256_before: Fingerprint of the graph that it was applied to.
+        blocks: The blocks that went.
+        forms: Their forms.
+        repairs: The kinds of repair put in place, where there is one.
+        refits: Blocks that stay with refitted weights.
+        accuracy_before: Of the network before, in percent.
+        accuracy_after: Of the network after.
+        accuracy_healed: After fine-tuning by `train --heal`; None where that was not done.
+        producer: The program that did it.
+    """
 
     plan_sha256: str
     model_sha256_before: str
@@ -224,6 +237,7 @@ class CollapseRecord(Record):
     refits: list[str] = Field(default_factory=list)
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+    accuracy_healed: float | None = None
     producer: str | None = None
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import atomic_path
-from lacoot_deploy.manifest import PreprocessingRecord
+from lacoot_deploy.manifest import CollapseRecord, PreprocessingRecord
 from lacoot_deploy.training.recipe import Recipe, check_recipe
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -35,6 +35,7 @@ class CheckpointHeader(BaseModel):
         preprocessing: How bytes become inputs.
         optimizer: The optimiser's state with each tensor replaced by the name under which it is stored.
         seconds: Training time so far.
+        history: What was cut out of the network before, for the manifest.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,6 +48,7 @@ class CheckpointHeader(BaseModel):
     preprocessing: PreprocessingRecord
     optimizer: dict[str, Any]
     seconds: float
+    history: list[CollapseRecord] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def save_checkpoint(
     optimizer: Mapping[str, Any],
     examples: torch.Tensor,
     seconds: float,
+    history: Sequence[CollapseRecord] = (),
 ) -> None:
     """Write a checkpoint, whole or not at all."""
     from safetensors.torch import save_file
@@ -98,6 +101,7 @@ def save_checkpoint(
         preprocessing=preprocessing,
         optimizer=described,
         seconds=seconds,
+        history=list(history),
     )
     # safetensors refuses tensors that share memory, as tied weights do: each name gets its own copy.
     owned = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}

@@ -122,11 +122,13 @@ def export_module(
     return proto, drift
 
 
-def check_against(model: nn.Module, proto: onnx.ModelProto, example: torch.Tensor) -> Drift:
+def check_against(
+    model: nn.Module, proto: onnx.ModelProto, example: torch.Tensor, *, tolerance: float = TOLERANCE
+) -> Drift:
     """Compare ONNX Runtime (CPU) with PyTorch on real and random inputs, in two batch sizes.
 
     Raises:
-        VerificationError: They differ by more than `TOLERANCE` or the output is not finite.
+        VerificationError: They differ by more than the tolerance or the output is not finite.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(example.shape, generator=generator)
@@ -143,9 +145,9 @@ def check_against(model: nn.Module, proto: onnx.ModelProto, example: torch.Tenso
             if not np.isfinite(expected).all():
                 raise VerificationError("The model's output is not finite: the training has diverged.")
             worst = max(worst, float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)))
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance:
         raise VerificationError(
-            f"The exported model differs from PyTorch by {worst:.2g} of the largest output (allowed {TOLERANCE:g}); "
+            f"The exported model differs from PyTorch by {worst:.2g} of the largest output (allowed {tolerance:g}); "
             f"nothing was written."
         )
     return Drift(worst, sum(map(len, batches)), tuple(sorted({len(batch) for batch in batches})))

@@ -42,7 +42,7 @@ def finish_run(
     recorded, digest = read_checkpoint(checkpoint), sha256_file(checkpoint)
     recipe = recorded.recipe
     note("Measuring the distances of the blocks on validation images.")
-    model, found, example = _load(recorded)
+    model, found, example = load_run(recorded)
     images = DeviceImages(val, recorded.header.preprocessing, device=device)
     blocks = measure_blocks(model.to(device), found.tracked, images, recipe)
     model.cpu()
@@ -71,7 +71,7 @@ def export_checkpoint(checkpoint: Path, target: Path) -> tuple[Manifest, Drift]:
     path = checkpoint / CHECKPOINT_NAME if checkpoint.is_dir() else checkpoint
     check_target(target)
     recorded, digest = read_checkpoint(path), sha256_file(path)
-    model, found, example = _load(recorded)
+    model, found, example = load_run(recorded)
     blocks = _known_distances(path.parent / DISTANCES_NAME, digest)
     manifest = _manifest(recorded, digest, blocks)
     proto, drift = export_module(model, example, manifest, exported=found.exported)
@@ -79,7 +79,8 @@ def export_checkpoint(checkpoint: Path, target: Path) -> tuple[Manifest, Drift]:
     return manifest, drift
 
 
-def _load(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torch.Tensor]:
+def load_run(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torch.Tensor]:
+    """The network of a checkpoint in evaluation mode, its blocks, and real inputs for it, on the CPU."""
     header = recorded.header
     model = build_model(recorded.recipe, classes=len(header.classes), channels=header.channels)
     restore_weights(model, recorded.weights)
@@ -103,6 +104,7 @@ def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> M
         ),
         preprocessing=recorded.header.preprocessing,
         blocks=blocks,
+        history=recorded.header.history,
     )
 
 
@@ -113,6 +115,8 @@ def _portable(recipe: Recipe) -> dict[str, Any]:
     settings["data"] = kind + colon + (Path(path).name if kind != "python" else path)
     if recipe.weights is not None:
         settings["weights"] = Path(recipe.weights).name
+    if recipe.teacher is not None:
+        settings["teacher"] = Path(recipe.teacher).name
     return settings
 
 

@@ -75,6 +75,7 @@ class Trainer:
         train: DeviceImages,
         val: DeviceImages,
         frozen: tuple[nn.Module, ...] = (),
+        teacher: nn.Module | None = None,
     ) -> None:
         """Take the parts over.
 
@@ -87,10 +88,12 @@ class Trainer:
             train: Training images.
             val: Validation images.
             frozen: Modules that stay in evaluation mode.
+            teacher: Network whose answers are learned too, on the device, in evaluation mode.
         """
         self.recipe, self.accelerator = recipe, accelerator
         self.model, self.optimizer, self.capture = model, optimizer, capture
         self.train_images, self.val_images, self.frozen = train, val, frozen
+        self.teacher = teacher
         self.shares, self.rank = accelerator.num_processes, accelerator.process_index
         self.group = torch.distributed.group.WORLD if self.shares > 1 else None
         self.steps_per_epoch = len(self._batches(0))
@@ -214,8 +217,13 @@ class Trainer:
         if values:
             penalty = block_penalty(values, self.recipe, directions, group=self.group)
         del values
+        objective = loss
+        if self.teacher is not None:
+            share_of_teacher = self.recipe.distill
+            soft = self._distance_to_teacher(images, logits)
+            objective = (1 - share_of_teacher) * loss + share_of_teacher * soft
         # The gradients of processes are averaged. Of the losses this wants the sum; the penalty allows for it.
-        total = loss * (self.shares / whole) + penalty * (weight * share)
+        total = objective * (self.shares / whole) + penalty * (weight * share)
         self.accelerator.backward(total)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
@@ -223,16 +231,27 @@ class Trainer:
             parts = (loss, penalty * count, correct.float(), loss.new_full((), count))
             return torch.stack([part.detach() for part in parts]).double()
 
+    def _distance_to_teacher(self, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Divergence of the softened answers from the teacher's, summed over images (Hinton et al., 1503.02531)."""
+        assert self.teacher is not None
+        with torch.no_grad(), self.accelerator.autocast():
+            wanted = self.teacher(images)
+        heat = self.recipe.temperature
+        ours, theirs = (functional.log_softmax(scores.float() / heat, 1) for scores in (logits, wanted))
+        # Times the square, so that the gradient's size does not depend on the temperature.
+        return heat**2 * functional.kl_div(ours, theirs, reduction="sum", log_target=True)
+
     @torch.no_grad()
-    def validate(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy in percent on the validation images."""
-        self.model.eval()
+    def validate(self, model: nn.Module | None = None) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in percent on the validation images, of this model or another."""
+        model = self.model if model is None else model
+        model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for index, (images, labels) in enumerate(self.val_images.in_order(EVALUATION_BATCH)):
             if index % self.shares != self.rank:
                 continue
             with self.accelerator.autocast():
-                logits = self.model(images).float()
+                logits = model(images).float()
             sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
             sums[1] += (logits.argmax(1) == labels).sum()
         loss, correct = (self._total(sums) / len(self.val_images)).tolist()

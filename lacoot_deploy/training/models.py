@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.removal import remove_block, replace_block
 from lacoot_deploy.userfunctions import load_function
 
 
@@ -151,18 +152,6 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-class ShortcutOnly(nn.Module):
-    """What is left of a strided or widening block without its branch: relu(shortcut(x))."""
-
-    def __init__(self, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.shortcut = shortcut
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the block's own forward."""
-        return functional.relu(self.shortcut(x))
-
-
 Builder = Callable[..., nn.Module]
 
 
@@ -198,38 +187,21 @@ REGISTRY: Mapping[str, Builder] = {
 
 
 def build_model(recipe: Recipe, *, classes: int, channels: int) -> nn.Module:
-    """The untrained network of a recipe, with the blocks in `without` taken out.
+    """The untrained network of a recipe, with the blocks in `without` taken out and those in `cuts` replaced.
 
     Registry and python models are called with `classes` and `channels` (of the images), torchvision ones with
     `num_classes`, timm ones with `num_classes` and `in_chans`; `model_args` are added.
 
     Raises:
-        UsageError: No such model, or it does not take the arguments, or a block to leave out does not exist.
+        UsageError: No such model, or it does not take the arguments, or a block to take out does not exist.
         InputError: The module or function of a python model is missing or returns no module.
     """
     model = _construct(recipe.model, dict(recipe.model_args), classes=classes, channels=channels)
     for name in recipe.without:
         remove_block(model, name)
+    for cut in recipe.cuts:
+        replace_block(model, cut)
     return model
-
-
-def remove_block(model: nn.Module, name: str) -> None:
-    """Put in place of the named block what its removal leaves: its shortcut if it has one, else an identity.
-
-    Raises:
-        UsageError: The model has no such submodule.
-    """
-    parent_path, _, child = name.rpartition(".")
-    try:
-        parent = model.get_submodule(parent_path)
-        block = parent.get_submodule(child)
-    except AttributeError:
-        raise UsageError(f"without: the model has no block {name!r}.") from None
-    # torchvision's residual blocks call it downsample; None or an identity means that the shapes are equal.
-    shortcut = getattr(block, "shortcut", None) or getattr(block, "downsample", None)
-    trivial = not isinstance(shortcut, nn.Module) or isinstance(shortcut, nn.Identity)
-    replacement: nn.Module = nn.Identity() if trivial else ShortcutOnly(shortcut)  # type: ignore[arg-type]
-    setattr(parent, child, replacement)
 
 
 def _construct(name: str, options: dict[str, Any], *, classes: int, channels: int) -> nn.Module:

@@ -17,6 +17,32 @@ else:
     import tomli as tomllib
 
 
+class CutSetting(BaseModel):
+    """What a plan leaves of one block; the values of the repair are weights and travel with them.
+
+    Attributes:
+        block: Path of the module.
+        form: `bypass` leaves nothing of it, `shortcut` its skip path.
+        repair: Kind of the map in its place.
+        axis: Channel axis of the map.
+        rank: Number of axes of the block's value.
+        channels: Channels of the map; 0 for none.
+        low: The value is clipped from below at this; None for not at all.
+        high: And from above at this.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    block: str
+    form: Literal["bypass", "shortcut"] = "bypass"
+    repair: Literal["none", "affine", "linear"] = "none"
+    axis: int = Field(default=1, ge=0)
+    rank: int = Field(default=4, ge=1)
+    channels: int = Field(default=0, ge=0)
+    low: float | None = None
+    high: float | None = None
+
+
 class Recipe(BaseModel):
     """Settings of one training run; without a file it is the digits demo.
 
@@ -26,6 +52,10 @@ class Recipe(BaseModel):
         model_args: Keyword arguments for the model's constructor.
         without: Blocks replaced by what their removal leaves (identity, or the shortcut of a strided block) before
             training: the equally shallow network from scratch.
+        cuts: Blocks replaced by what a plan leaves of them, repairs as layers; `train --heal` sets it.
+        teacher: Run folder or checkpoint whose network's answers are learned beside the labels; None for none.
+        distill: Share of the teacher in the loss; the labels have the rest.
+        temperature: By which both networks' scores are divided before they are compared.
         weights: Local file of weights to start from (safetensors or a weights-only checkpoint).
         freeze: Module paths whose parameters and normalisation statistics stay as they are.
         data: Image source (`digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`).
@@ -71,6 +101,10 @@ class Recipe(BaseModel):
     model: str = "digits-resnet"
     model_args: dict[str, Any] = Field(default_factory=dict)
     without: tuple[str, ...] = ()
+    cuts: tuple[CutSetting, ...] = ()
+    teacher: str | None = None
+    distill: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=2.0, gt=0)
     weights: str | None = None
     freeze: tuple[str, ...] = ()
     data: str = "digits"
@@ -148,6 +182,16 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     settings: dict[str, Any] = dict(DEMO) if path is None else _read(Path(path))
     origin = "The default recipe" if path is None else str(path)
+    apply_overrides(settings, overrides)
+    return check_recipe(settings, origin=origin)
+
+
+def apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put `key=value` overrides into settings, as `load_recipe` describes them.
+
+    Raises:
+        UsageError: An override is not `key=value`.
+    """
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.strip()
@@ -161,7 +205,6 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         if not isinstance(held, dict) or len(inner) > 1:
             raise UsageError(f"{key!r} does not name a setting; {table} holds no {'.'.join(inner)!r}.")
         held[inner[0]] = _value(value)
-    return check_recipe(settings, origin=origin)
 
 
 def check_recipe(settings: dict[str, Any], *, origin: str) -> Recipe:

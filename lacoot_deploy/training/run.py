@@ -17,7 +17,7 @@ from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_
 from lacoot_deploy.training.finish import finish_run
 from lacoot_deploy.training.loop import EpochReport
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, load_data
+from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, Start, load_data
 
 __all__ = ["MODEL_NAME", "Progress", "TrainResult", "describe_device", "train"]
 
@@ -53,7 +53,12 @@ class TrainResult:
 
 
 def train(
-    recipe: Recipe, out: Path, *, resume: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train by a recipe into a run folder: `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json`, `model.onnx`.
 
@@ -65,6 +70,7 @@ def train(
         out: The run folder; made if missing.
         resume: Go on with the run in the folder.
         progress: Is told about epochs and notes.
+        start: The network to go on with; without one it starts afresh, or from the recipe's weights.
 
     Raises:
         UsageError: The folder holds a run and `resume` is false; or the recipe is not the one it was begun with.
@@ -86,7 +92,7 @@ def train(
     try:
         data = load_data(recipe)
         session = Session(recipe, out, accelerator, data, progress)
-        reports = session.begin(recorded)
+        reports = session.begin(recorded, start)
     except BaseException:
         # Nothing was begun: an empty folder should not look as if something had been. Others' files stay.
         with contextlib.suppress(OSError):

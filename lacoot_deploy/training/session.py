@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torch import nn
 from lacoot_deploy.data import ImageSet, preprocessing_of
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.manifest import PreprocessingRecord
+from lacoot_deploy.manifest import CollapseRecord, PreprocessingRecord
 from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
-from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, save_checkpoint
+from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages, recipe_images
 from lacoot_deploy.training.finish import EXAMPLES
 from lacoot_deploy.training.loop import EpochReport, Trainer
@@ -50,6 +51,21 @@ class RunData:
     preprocessing: PreprocessingRecord
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins that goes on with a network instead of a fresh one.
+
+    Attributes:
+        weights: The network's state.
+        preprocessing: How bytes become its inputs, which its own training has settled.
+        history: What was cut out of it; the accuracies of the last cut are measured before the first epoch.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    preprocessing: PreprocessingRecord
+    history: tuple[CollapseRecord, ...]
+
+
 class Session:
     """From one start of the program to its end."""
 
@@ -59,9 +75,14 @@ class Session:
         self.recipe, self.out, self.accelerator = recipe, out, accelerator
         self.data, self.progress = data, progress
         self.seconds, self.completed = 0.0, 0
+        self.history: tuple[CollapseRecord, ...] = ()
 
-    def begin(self, recorded: Checkpoint | None) -> list[EpochReport]:
+    def begin(self, recorded: Checkpoint | None, start: Start | None = None) -> list[EpochReport]:
         """Build everything, restore what was recorded; gives back the figures of the epochs done."""
+        if recorded is not None:
+            self._go_on_with(recorded.header.preprocessing, recorded.header.history)
+        elif start is not None:
+            self._go_on_with(start.preprocessing, start.history)
         recipe, accelerator, data = self.recipe, self.accelerator, self.data
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, classes=len(data.train.classes), channels=data.preprocessing.channels)
@@ -69,6 +90,8 @@ class Session:
             fresh = load_weights(model, Path(recipe.weights))
             if fresh:
                 self.progress.note(f"{', '.join(fresh)} start afresh: another number of classes.")
+        if start is not None and recorded is None:
+            restore_weights(model, start.weights)
         frozen = freeze(model, recipe.freeze)
         found = _find_blocks(model, recipe, data)
         tracked = found.select(recipe.penalty_blocks) if recipe.penalty > 0 else ()
@@ -98,7 +121,10 @@ class Session:
             train=DeviceImages(data.train, data.preprocessing, **pipeline),
             val=DeviceImages(data.val, data.preprocessing, **pipeline),
             frozen=frozen,
+            teacher=None if recipe.teacher is None else self._teacher(Path(recipe.teacher), format_),
         )
+        if recorded is None and start is not None:
+            self._judge_start()
         if recorded is None:
             if accelerator.is_main_process:
                 atomic_write_text(self.out / RECIPE_NAME, recipe.model_dump_json(indent=2) + "\n")
@@ -118,11 +144,45 @@ class Session:
                 # Before the checkpoint: a line too many is dropped on resuming, a missing one could not be had back.
                 with (self.out / METRICS_NAME).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(report.as_dict()) + "\n")
+            if self.history:
+                healed = self.history[-1].model_copy(update={"accuracy_healed": report.val_accuracy})
+                self.history = (*self.history[:-1], healed)
             self._save(number)
             self.progress.epoch(report)
             reports.append(report)
         self.capture.remove()
         return reports
+
+    def _go_on_with(self, preprocessing: PreprocessingRecord, history: Sequence[CollapseRecord]) -> None:
+        self.data = replace(self.data, preprocessing=preprocessing)
+        self.history = tuple(history)
+
+    def _teacher(self, path: Path, format_: torch.memory_format) -> nn.Module:
+        """The network to learn from, frozen.
+
+        Raises:
+            InputError: It cannot be read, or knows other classes or inputs.
+        """
+        recorded = read_checkpoint(path)
+        theirs, data = recorded.header, self.data
+        if tuple(theirs.classes) != data.train.classes or theirs.preprocessing != data.preprocessing:
+            raise InputError(f"The teacher {path} was trained on other classes or other inputs.")
+        model = build_model(recorded.recipe, classes=len(theirs.classes), channels=theirs.channels)
+        restore_weights(model, recorded.weights)
+        model.eval().requires_grad_(False)
+        return model.to(self.accelerator.device, memory_format=format_)  # type: ignore[call-overload, no-any-return]
+
+    def _judge_start(self) -> None:
+        """Measure what the cut network and the teacher are worth before the first epoch."""
+        _, after = self.trainer.validate()
+        before = None
+        if self.trainer.teacher is not None:
+            _, before = self.trainer.validate(self.trainer.teacher)
+        if self.history:
+            measured = {"accuracy_before": before, "accuracy_after": after}
+            self.history = (*self.history[:-1], self.history[-1].model_copy(update=measured))
+        known = "" if before is None else f", the teacher's {before:.2f} %"
+        self.progress.note(f"Before the first epoch the validation accuracy is {after:.2f} %{known}.")
 
     def _tell(self, found: LocatedBlocks, penalised: int) -> None:
         names = ", ".join(t.name for t in found.tracked) or "none"
@@ -151,6 +211,7 @@ class Session:
             optimizer=self.optimizer.state_dict(),
             examples=torch.from_numpy(self.data.val.images[:: max(len(self.data.val) // EXAMPLES, 1)].copy()),
             seconds=self.seconds,
+            history=self.history,
         )
         self.completed = epoch
 

@@ -85,7 +85,7 @@ def test_collapse_without_options_applies_the_recommended_plan(run, tmp_path):
 def test_collapsed_onnx_equals_pytorch_with_the_modules_replaced(run, torch_model, tmp_path, names):
     import torch
 
-    from lacoot_deploy.training.models import remove_block
+    from lacoot_deploy.training.removal import remove_block
 
     short = tmp_path / "short.onnx"
     collapse(run.model, short, limit=Limit(blocks=names))
