@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,10 @@ import click
 
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, progress, significant, table
+from .render import note, print_json, progress, say, significant, table
 
 if TYPE_CHECKING:
+    from lacoot_deploy.bench.result import ModelLatency
     from lacoot_deploy.workflow.benching import BenchReport
 
 
@@ -33,6 +35,8 @@ def _dims(values: tuple[str, ...]) -> dict[str, int]:
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH, required=False)
 @click.option("--min-time", type=float, default=8.0, show_default=True, help="Seconds of timed runs.")
+@click.option("--warmup-time", type=float, help="Seconds of warm-up per session at least (0.05).")
+@click.option("--warmup-runs", type=click.IntRange(min=1), help="Runs of warm-up at least (3).")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of fresh sessions.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in one run.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a free dimension.")
@@ -55,6 +59,8 @@ def command(
     a: Path,
     b: Path | None,
     min_time: float,
+    warmup_time: float | None,
+    warmup_runs: int | None,
     rounds: int | None,
     batch: int | None,
     dims: tuple[str, ...],
@@ -100,6 +106,8 @@ def command(
             batch=batch,
             dims=_dims(dims),
             min_time=min_time,
+            warmup_time=warmup_time,
+            warmup_runs=warmup_runs,
             rounds=rounds,
             threads=threads,
             provider=provider,
@@ -115,90 +123,141 @@ def command(
     if as_json:
         print_json(result)
     else:
-        show(result, quiet=quiet)
+        show(result, verbose=verbose, quiet=quiet)
     result.require(speedup=require_speedup, fail_if_slower=fail_if_slower)
 
 
-def show(result: BenchReport, *, quiet: bool = False) -> None:
+def show(result: BenchReport, *, verbose: int = 0, quiet: bool = False) -> None:
     """Print a measurement for reading."""
     models = [model for model in (result.a, result.b) if model is not None]
+    names = [Path(model.path).name for model in models]
+    if len(models) == 2:
+        names = ["A", "B"]
+        for name, model in zip(names, models, strict=True):
+            click.echo(f"{name}  {model.path}")
+    rows = [
+        ("median", "p50_ms", "ms"),
+        ("90th percentile", "p90_ms", "ms"),
+        ("99th percentile", "p99_ms", "ms"),
+        ("interquartile range", "iqr_ms", "ms"),
+        ("samples per second", "per_second", ""),
+        ("session creation", "creation_ms", "ms"),
+        ("first run", "first_run_ms", "ms"),
+    ]
     table(
-        [("", "left"), *((Path(model.path).name, "right") for model in models)],
+        [("", "left"), *((name, "right") for name in names)],
         [
-            ["median", *(f"{significant(m.p50_ms)} ms" for m in models)],
-            ["90th percentile", *(f"{significant(m.p90_ms)} ms" for m in models)],
             *(
-                [
-                    [
-                        "99th percentile",
-                        *("-" if m.p99_ms is None else f"{significant(m.p99_ms)} ms" for m in models),
-                    ]
-                ]
-                if any(m.p99_ms is not None for m in models)
+                [title, *(_figure(model, key, unit) for model in models)]
+                for title, key, unit in rows
+                if any(getattr(model, key) is not None for model in models)
+            ),
+            ["timed runs", *(f"{m.samples}" for m in models)],
+            ["file", *(_kilobytes(m.file_bytes) for m in models)],
+            ["peak memory", *(_megabytes(m.peak_memory_bytes) for m in models)],
+            *(
+                [["GPU memory", *(_megabytes(m.gpu_memory_bytes) for m in models)]]
+                if any(m.gpu_memory_bytes is not None for m in models)
                 else []
             ),
-            ["interquartile range", *(f"{significant(m.iqr_ms)} ms" for m in models)],
-            ["samples per second", *(significant(m.per_second) for m in models)],
-            ["session creation", *(f"{significant(m.creation_ms)} ms" for m in models)],
-            ["first run", *(f"{significant(m.first_run_ms)} ms" for m in models)],
-            ["file", *(f"{m.file_bytes / 1024:,.0f} KiB" for m in models)],
-            ["peak memory", *(_megabytes(m.peak_memory_bytes) for m in models)],
         ],
     )
     environment = result.environment
     device = environment.gpu or environment.cpu
-    click.echo(
+    say(
         f"batch {environment.batch} on {environment.provider} ({device}), ONNX Runtime {environment.onnxruntime}"
-        + ("" if environment.threads is None else f", {environment.threads} threads")
+        + (
+            ""
+            if environment.threads is None
+            else f", {environment.threads} thread{'s' * (environment.threads > 1)}"
+        )
         + ("" if environment.tf32 is None else f", TF32 {'on' if environment.tf32 else 'off'}")
+        + (", inputs and outputs on the device" if environment.io_binding else "")
     )
+    for name, model in zip(names, models, strict=True):
+        _show_placement(name, model, verbose)
     for name, variant in result.variants.items():
         what = name.replace("_", " ")
-        if variant.speedup is not None:
-            click.echo(f"with {what}: {significant(variant.a_ms)} ms and {significant(variant.b_ms)} ms")
+        if variant.speedup is not None and variant.ci95 is not None:
+            ratio, low, high = _ratio(variant.speedup, variant.ci95)
+            say(
+                f"with {what}: {significant(variant.a_ms)} ms and {significant(variant.b_ms)} ms, speed-up {ratio} "
+                f"({low} to {high})"
+            )
         elif variant.a_ms is not None:
-            click.echo(f"with {what}: {significant(variant.a_ms)} ms")
+            say(f"with {what}: {significant(variant.a_ms)} ms")
         elif variant.reason is not None:
             note(f"with {what}: {variant.reason}", quiet=quiet)
     if result.per_block is not None:
         total = result.per_block.total_ms
-        rows = [(block.name, block.ms) for block in result.per_block.blocks]
-        rows.append(("all else", result.per_block.rest_ms))
-        longest = max(ms for _, ms in rows) or 1.0
+        blocks = [(block.name, block.ms) for block in result.per_block.blocks]
+        blocks.append(("all else", result.per_block.rest_ms))
+        longest = max(ms for _, ms in blocks) or 1.0
         table(
             [("block", "left"), ("ms", "right"), ("share", "right"), ("", "left")],
             [
                 [name, significant(ms), f"{100 * ms / total:.0f} %", "█" * max(round(24 * ms / longest), 0)]
-                for name, ms in rows
+                for name, ms in blocks
             ],
         )
     if result.realised is not None:
-        click.echo(
+        say(
             f"The blocks missing in B promised a speed-up of {significant(result.realised.expected_speedup)}; "
             f"{100 * result.realised.share:.0f} % of that saving is there."
         )
     if result.verdict is not None and result.ci95 is not None and result.speedup is not None:
-        click.echo(verdict_line(result))
+        say(verdict_line(result))
     for warning in result.warnings:
         note(f"warning: {warning}", quiet=quiet)
 
 
+def _figure(model: ModelLatency, key: str, unit: str) -> str:
+    """A figure with the digits that its standard error leaves, three at most."""
+    from lacoot_deploy.bench.statistics import significant as digits
+
+    value = getattr(model, key)
+    if value is None:
+        return "-"
+    text = digits(value, model.standard_errors.get(key), most=3)
+    return f"{text} {unit}".rstrip()
+
+
+def _show_placement(name: str, model: ModelLatency, verbose: int) -> None:
+    where = ", ".join(f"{count} on {provider}" for provider, count in model.placement.items())
+    if verbose and where:
+        say(f"{name}: nodes {where}")
+    elif len(model.placement) > 1:
+        say(f"{name}: nodes {where} (with -v: which)")
+    if model.cpu_nodes:
+        say(f"{name}: fell back to the CPU: {', '.join(model.cpu_nodes)}")
+    if verbose:
+        table(
+            [("node", "left"), ("operator", "left"), ("provider", "left")],
+            [[node.node, node.op, node.provider] for node in model.nodes],
+        )
+
+
 def verdict_line(result: Any) -> str:
     """The verdict in one sentence with its interval and the noise floor."""
-    low, high = result.ci95
+    value, low, high = _ratio(result.speedup, result.ci95)
     noise = "" if result.noise_floor is None else f"; noise floor {100 * result.noise_floor:.1f} %"
-    seen = (
-        ""
-        if result.verdict != "no detectable difference" or result.smallest_detectable is None
-        else f"; this run could have seen {100 * result.smallest_detectable:.1f} %"
-    )
-    return (
-        f"B is {result.verdict}: speed-up {significant(result.speedup)} "
-        f"(95 % interval {significant(low)} to {significant(high)}{noise}{seen})"
-        if result.verdict != "no detectable difference"
-        else f"{result.verdict}: speed-up {significant(result.speedup)} "
-        f"(95 % interval {significant(low)} to {significant(high)}{noise}{seen})"
-    )
+    said = f"speed-up {value} (95 % interval {low} to {high}{noise}"
+    if result.verdict != "no detectable difference":
+        return f"B is {result.verdict}: {said})"
+    if result.smallest_detectable is not None:
+        said += f"; this run could have seen {100 * result.smallest_detectable:.1f} %"
+    return f"{result.verdict}: {said})"
+
+
+def _ratio(value: float, ci95: tuple[float, float]) -> tuple[str, str, str]:
+    """A speed-up and the ends of its interval with as many decimals as the interval leaves."""
+    width = ci95[1] - ci95[0]
+    places = 4 if width <= 0 else min(4, max(0, 1 - math.floor(math.log10(width))))
+    return f"{value:.{places}f}", f"{ci95[0]:.{places}f}", f"{ci95[1]:.{places}f}"
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1024:,.0f} KiB"
 
 
 def _megabytes(size: int | None) -> str:

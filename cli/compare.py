@@ -9,17 +9,20 @@ import click
 
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import print_json, progress, significant, table
+from .render import print_json, progress, say, significant, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
+
+LOCATED = 10
+"""Samples with NaN or infinity that a comparison names."""
 
 
 @click.command("compare")
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @data_options(split="test", required=True)
-@click.option("--metric", help="Your own metric as python:module:function, in place of top-1 accuracy.")
+@click.option("--metric", help="top-K, or your own as python:module:function, in place of top-1.")
 @click.option("--max-abs", type=float, help="Fail if any output differs by more.")
 @click.option("--max-rel-rms", type=float, help="Fail if an output's relative RMS difference is larger.")
 @click.option("--min-agreement", type=float, help="Fail if predictions agree on fewer percent.")
@@ -92,19 +95,48 @@ def command(
 def show(comparison: Comparison) -> None:
     """Print a comparison for reading."""
     table(
-        [("output", "left"), ("max abs", "right"), ("rel RMS", "right"), ("cosine", "right")],
         [
-            [name, significant(drift.max_abs), significant(drift.rel_rms), significant(drift.cosine, 5)]
+            ("output", "left"),
+            ("max abs", "right"),
+            ("rel RMS", "right"),
+            ("cosine", "right"),
+            ("unequal", "right"),
+        ],
+        [
+            [
+                name,
+                significant(drift.max_abs),
+                significant(drift.rel_rms),
+                significant(drift.cosine, 5),
+                f"{significant(100 * drift.unequal)} %",
+            ]
             for name, drift in comparison.outputs.items()
         ],
     )
-    click.echo(f"{comparison.samples} samples")
+    say(f"{comparison.samples} samples")
+    for name, drift in comparison.outputs.items():
+        if drift.worst:
+            worst = ", ".join(f"{sample.index} ({significant(sample.difference)})" for sample in drift.worst)
+            say(f"{name}: differs most in samples {worst}")
+        for model, odd in (("A", drift.nonfinite_a), ("B", drift.nonfinite_b)):
+            if odd is not None:
+                say(
+                    f"{name}: {odd.count} entries of {model} are NaN or infinite, the first at {odd.first}, in samples "
+                    f"{', '.join(map(str, odd.samples))}{', ...' if len(odd.samples) == LOCATED else ''}"
+                )
     if comparison.agreement is not None:
-        click.echo(f"Predictions agree on {comparison.agreement:.2f} % of them.")
+        say(f"Predictions ({comparison.predictions}) agree on {comparison.agreement:.2f} %.")
     for score in (comparison.accuracy, comparison.top5):
-        if score is not None:
-            low, high = score.ci95
-            click.echo(
-                f"{score.metric}: {score.a:.2f} -> {score.b:.2f}, a drop of {score.drop_points:.2f} points "
-                f"(95 % interval {low:.2f} to {high:.2f})"
-            )
+        if score is None:
+            continue
+        # Shares of samples have points; a metric of the user's own has a unit of its own.
+        share = score.p_value is not None
+        a, b, drop, low, high = (
+            f"{value:.2f}" if share else significant(value, 4)
+            for value in (score.a, score.b, score.drop_points, *score.ci95)
+        )
+        test = f"; McNemar p = {significant(score.p_value, 2)}" if share else ""
+        say(
+            f"{score.metric}: {a} -> {b}, a drop of {drop}{' points' if share else ''} "
+            f"(95 % interval {low} to {high}{test})"
+        )

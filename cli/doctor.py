@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import output_options
-from .render import print_json, table
+from .render import print_json, say, table
 
 
 @click.command("doctor")
@@ -26,18 +26,18 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
     if as_json:
         print_json(found)
         return
-    machine = found.machine
     table(
         [("package", "left"), ("version", "left")],
         [["python", found.python], *([name, version] for name, version in found.versions.items())],
     )
     for provider in found.providers:
-        click.echo(f"{provider.name}: {'works' if provider.works else provider.problem}")
+        say(f"{provider.name}: {'works' if provider.works else provider.problem}")
     missing = [library for library in found.cuda_libraries if not library.found]
     if found.cuda_driver is not None:
-        click.echo(f"CUDA driver: {found.cuda_driver}")
+        say(f"CUDA driver: {found.cuda_driver}")
     for library in missing:
-        click.echo(f"CUDA library {library.name}: {library.problem}")
+        reason = (library.problem or "").removeprefix(f"{library.name}: ")
+        say(f"CUDA library {library.name}: {reason}")
     click.echo(f"`--provider auto` chooses {found.auto} here.")
     if verbose:
-        click.echo(machine.model_dump_json(indent=2))
+        click.echo(found.machine.model_dump_json(indent=2))

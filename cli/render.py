@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,13 @@ def note(message: str, *, quiet: bool = False) -> None:
     """A line for the reader on stderr, unless asked to be quiet."""
     if not quiet:
         click.echo(message, err=True)
+
+
+def say(text: str) -> None:
+    """A sentence on stdout, in lines of 80 columns at most, further lines indented."""
+    click.echo(
+        textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    )
 
 
 def table(

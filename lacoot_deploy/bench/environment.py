@@ -178,6 +178,13 @@ def gpu_slowed_seconds() -> float | None:
     return sum(micros) / 1e6 if micros else None
 
 
+def gpu_memory_used() -> int | None:
+    """Bytes in use on the first NVIDIA GPU, by all processes; None without one."""
+    lines = _nvidia_smi("memory.used")
+    number = re.match(r"(\d+) MiB", lines[0]) if lines else None
+    return int(number.group(1)) * 2**20 if number else None
+
+
 def _nvidia_smi(query: str) -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []

@@ -33,6 +33,8 @@ UNTIMED_BELOW_SECONDS = 0.02
 WARM_SECONDS = 0.05
 WARM_RUNS = 3
 WARM_LIMIT_SECONDS = 1.0
+"""A warm-up that has not settled ends so much later than its least time."""
+
 STABLE = 0.05
 """Warm when the last runs are within this share of the ones before."""
 
@@ -84,12 +86,16 @@ class Plan:
         seconds: Time to spend on timed runs, all rounds together.
         least_cycles: Cycles in each round at least, however long they take.
         seed: Seed of the orders.
+        warm_seconds: Each session's warm-up takes that long at least, and goes on until the runs are stable.
+        warm_runs: And has that many runs at least; None for three, or two of a model that takes long.
     """
 
     rounds: int = 10
     seconds: float = 8.0
     least_cycles: int = 2
     seed: int = 0
+    warm_seconds: float = WARM_SECONDS
+    warm_runs: int | None = None
 
 
 def measure_rounds(
@@ -136,7 +142,7 @@ def _round(
             runners[name] = open_runner(name)
             record.creation = clock() - start
             record.first = _timed(runners[name], clock)
-            latency[name] = _warm_up(runners[name], record, clock)
+            latency[name] = _warm_up(runners[name], record, plan, clock)
         runs = _visit_runs(float(np.mean(list(latency.values()))))
         end = clock() + plan.seconds / plan.rounds
         cycles = 0
@@ -157,17 +163,18 @@ def _timed(runner: Runner, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _warm_up(runner: Runner, record: ContestantRound, clock: Callable[[], float]) -> float:
+def _warm_up(runner: Runner, record: ContestantRound, plan: Plan, clock: Callable[[], float]) -> float:
     """Run until time, count and stability are reached, or the limit is; gives the undisturbed latency."""
     times: list[float] = []
     start = clock()
     while True:
         times.append(_timed(runner, clock))
         elapsed = clock() - start
-        enough = len(times) >= WARM_RUNS and elapsed >= WARM_SECONDS
+        runs = len(times)
+        enough = runs >= max(2, plan.warm_runs or WARM_RUNS) and elapsed >= plan.warm_seconds
         if enough and _settled(times):
             break
-        if elapsed >= WARM_LIMIT_SECONDS and len(times) >= 2:
+        if runs >= max(2, plan.warm_runs or 0) and elapsed >= plan.warm_seconds + WARM_LIMIT_SECONDS:
             record.stable = _settled(times)
             break
     record.warm_runs = len(times)

@@ -122,6 +122,7 @@ def block_latencies(
     optimization: str = "all",
     use_tf32: bool | None = None,
     allow_cpu_nodes: bool = False,
+    io_binding: bool | None = None,
     method: Literal["profile", "prefix"] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -141,6 +142,7 @@ def block_latencies(
         optimization: As for `bench`.
         use_tf32: As for `bench`.
         allow_cpu_nodes: As for `bench`.
+        io_binding: As for `bench`.
         method: `profile` (on the CPU only) or `prefix`; None for the one that suits the provider.
         seed: As for `bench`.
         progress: As for `bench`.
@@ -162,6 +164,7 @@ def block_latencies(
                 optimization=optimization,
                 use_tf32=use_tf32,
                 allow_cpu_nodes=allow_cpu_nodes,
+                io_binding=io_binding,
             ),
             feeds=feed_options(feeds, batch, dims, seed, Path(folder)),
             blocks=[

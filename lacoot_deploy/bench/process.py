@@ -46,7 +46,8 @@ def _run(folder: Path, log: Path, progress: Progress | None) -> int:
     with log.open("wb") as errors_file:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            # Never written to: it closes when this process ends, however it does, and the measuring process with it.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors_file,
             env=environment,

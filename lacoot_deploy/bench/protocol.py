@@ -67,6 +67,14 @@ class FeedOptions(BaseModel):
     seed: int = 0
 
 
+class NodePlacement(BaseModel):
+    """Where one node runs: its name as ONNX Runtime knows it, its operator, and the provider's short name."""
+
+    node: str
+    op: str
+    provider: str
+
+
 class BlockNodes(BaseModel):
     """A block: its name, the names of its nodes (unnamed ones as `OpType:output`), its input and output values."""
 
@@ -87,6 +95,8 @@ class Request(BaseModel):
         method: For `blocks`: `profile` or `prefix`; None for the one that suits the provider.
         rounds: Rounds of fresh sessions; None to choose by how slow the models are.
         seconds: Time for timed runs.
+        warm_seconds: Least time of a session's warm-up; None for the default.
+        warm_runs: Least runs of a session's warm-up; None for the default.
         seed: Seed of the orders.
     """
 
@@ -98,6 +108,8 @@ class Request(BaseModel):
     method: Literal["profile", "prefix"] | None = None
     rounds: int | None = None
     seconds: float = 8.0
+    warm_seconds: float | None = None
+    warm_runs: int | None = None
     seed: int = 0
 
 
@@ -105,10 +117,11 @@ class ContestantReport(BaseModel):
     """One contestant: where it ran, and its times in seconds by round."""
 
     provider: str
-    placement: dict[str, int]
+    nodes: list[NodePlacement]
     cpu_nodes: list[str]
     creation: list[float] = Field(default_factory=list)
     first: list[float] = Field(default_factory=list)
+    warm_runs: list[int] = Field(default_factory=list)
     stable: bool = True
     samples: list[list[float]] = Field(default_factory=list)
     cycles: list[list[float]] = Field(default_factory=list)
@@ -123,11 +136,13 @@ class Response(BaseModel):
         shapes: Shape of each input.
         batch: Size of the first axis.
         provider: Short name of the provider used.
+        why: Why that one.
         io_binding: Whether inputs and outputs stayed on the device.
         thread_pool: `shared` or `own`.
         onnxruntime: Its version.
         activity: What went on in the machine meanwhile.
         peak_bytes: What loading and running added to the peak resident memory.
+        gpu_bytes: What loading and running added to the memory in use on the GPU; None off NVIDIA GPUs.
         total_seconds: For `blocks`: the latency of the whole model.
         block_seconds: For `blocks`: each block's part of it.
         method: For `blocks`: how that was measured.
@@ -138,11 +153,13 @@ class Response(BaseModel):
     shapes: dict[str, list[int]] = Field(default_factory=dict)
     batch: int = 1
     provider: str = ""
+    why: str = ""
     io_binding: bool = False
     thread_pool: str = "own"
     onnxruntime: str = ""
     activity: Activity = Field(default_factory=Activity)
     peak_bytes: int | None = None
+    gpu_bytes: int | None = None
     total_seconds: float = 0.0
     block_seconds: dict[str, float] = Field(default_factory=dict)
     method: str = ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from lacoot_deploy.bench.protocol import NodePlacement
 from lacoot_deploy.errors import GateError
 
 
@@ -18,6 +19,7 @@ class ModelLatency(BaseModel):
         file_bytes: Bytes on disk, external data included.
         provider: Short name of the provider that ran it.
         placement: Number of nodes by provider.
+        nodes: Every node that ONNX Runtime runs, with its provider.
         cpu_nodes: Nodes that ran on the CPU although another provider was asked for, shape arithmetic left out.
         samples: Number of timed runs.
         p50_ms: Median latency of one run.
@@ -28,8 +30,12 @@ class ModelLatency(BaseModel):
         per_second: Samples per second at the median latency (batch over latency).
         creation_ms: Creating the session, median over rounds.
         first_run_ms: The first run, median over rounds.
+        warm_runs: Warm-up runs of a session, median over rounds.
         peak_memory_bytes: What loading and running the model adds to a process's peak resident memory (host memory
             only); None where it was not measured.
+        gpu_memory_bytes: What it adds to the memory in use on the GPU, the driver's part included; None likewise, or
+            where no GPU was used.
+        standard_errors: Standard error over the rounds of figures above, by their names; empty with a single round.
     """
 
     path: str
@@ -37,6 +43,7 @@ class ModelLatency(BaseModel):
     file_bytes: int
     provider: str
     placement: dict[str, int]
+    nodes: list[NodePlacement] = Field(default_factory=list)
     cpu_nodes: list[str] = Field(default_factory=list)
     samples: int
     p50_ms: float
@@ -47,7 +54,10 @@ class ModelLatency(BaseModel):
     per_second: float
     creation_ms: float
     first_run_ms: float
+    warm_runs: int = 0
     peak_memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    standard_errors: dict[str, float] = Field(default_factory=dict)
 
 
 class Environment(BaseModel):
@@ -69,7 +79,8 @@ class Environment(BaseModel):
         gpu_slowed: Seconds that the GPU slowed down because of temperature or power supply meanwhile.
         onnxruntime: Its version.
         python: Python's version.
-        provider: Short name of the provider asked for.
+        provider: Short name of the provider that ran the models.
+        why: Why that one.
         provider_options: Options given to it.
         threads: Threads inside one operator; None for ONNX Runtime's choice.
         thread_pool: `shared` by all sessions, so that the idle threads of one do not disturb the other, or `own`.
@@ -101,6 +112,7 @@ class Environment(BaseModel):
     onnxruntime: str
     python: str
     provider: str
+    why: str = ""
     provider_options: dict[str, str] = Field(default_factory=dict)
     threads: int | None
     thread_pool: str

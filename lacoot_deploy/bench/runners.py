@@ -83,13 +83,14 @@ def make_runner(session: Session, feeds: Mapping[str, NDArray[Any]], io_binding:
     """A runner of the session on fixed feeds.
 
     Raises:
-        UsageError: IO binding was asked for a model with outputs that are no tensors.
+        UsageError: IO binding was asked for a model with inputs or outputs that are no numeric tensors.
     """
     if not io_binding:
         return PlainRunner(session, feeds)
-    odd = [info.name for info in session.outputs if "(" in info.dtype or info.dtype == "str"]
-    if odd:
-        raise UsageError(
-            f"Output {odd[0]!r} of {session.label} is no numeric tensor, so it cannot be bound to a device."
-        )
+    for what, infos in (("Input", session.inputs), ("Output", session.outputs)):
+        odd = [info.name for info in infos if "(" in info.dtype or info.dtype == "str"]
+        if odd:
+            raise UsageError(
+                f"{what} {odd[0]!r} of {session.label} is no numeric tensor, so it cannot be bound to a device."
+            )
     return BoundRunner(session, feeds)

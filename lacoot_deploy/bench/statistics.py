@@ -65,6 +65,13 @@ def summarise(seconds: NDArray[np.float64]) -> LatencySummary:
     return LatencySummary(len(seconds), p50, p90, p99, p75 - p25, float(seconds.min()))
 
 
+def standard_error(rounds: Sequence[float]) -> float | None:
+    """Standard error of a figure that was measured once in each round; None for a single round."""
+    if len(rounds) < 2:
+        return None
+    return float(np.std(rounds, ddof=1) / math.sqrt(len(rounds)))
+
+
 def ratio_interval(rounds: Rounds, *, draws: int = 1000, seed: int = 0) -> Ratio:
     """Exp of the median log-ratio, with a 95 % interval from a bootstrap of rounds and, within them, pairs.
 
@@ -138,16 +145,22 @@ def smallest_detectable(ratio: Ratio, floor: float) -> float:
     return max(floor, math.exp(half) - 1)
 
 
-def significant(value: float, uncertainty: float) -> str:
-    """A number with the digits that its uncertainty leaves: two digits of the uncertainty, at most six in all."""
+def significant(value: float, uncertainty: float | None, *, most: int = 6) -> str:
+    """A number with the digits that its uncertainty leaves: down to the uncertainty's second, `most` in all.
+
+    Args:
+        value: The number.
+        uncertainty: Its standard error; 0 or None where it is not known.
+        most: Digits at most.
+    """
     if not math.isfinite(value):
         return str(value)
     if value == 0:
         return "0"
     largest = math.floor(math.log10(abs(value)))
-    known = uncertainty > 0 and math.isfinite(uncertainty)
-    last = math.floor(math.log10(uncertainty)) - 1 if known else largest - 5
-    last = max(last, largest - 5)
+    last = largest - most + 1
+    if uncertainty and math.isfinite(uncertainty):
+        last = max(last, math.floor(math.log10(uncertainty)) - 1)
     last = min(last, largest)
     rounded = round(value, -last)
     return f"{rounded:.{max(0, -last)}f}"

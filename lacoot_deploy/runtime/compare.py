@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.data.types import InputInfo, Samples
-from lacoot_deploy.errors import InputError, VerificationError
+from lacoot_deploy.errors import InputError, LacootError, VerificationError
 from lacoot_deploy.runtime.drift import DriftStream, OutputDrift
 from lacoot_deploy.runtime.evaluate import (
     DEFAULT_BATCH,
@@ -300,7 +300,12 @@ def _metric_score(
 ) -> ScoreComparison:
     name = getattr(metric, "__name__", "metric")
     count = len(next(iter(a.values())))
-    scores_a, scores_b = (np.asarray(metric(outputs, labels)) for outputs in (a, b))
+    try:
+        scores_a, scores_b = (np.asarray(metric(outputs, labels)) for outputs in (a, b))
+    except LacootError:
+        raise
+    except Exception as error:  # what a user's function raises is the user's to choose
+        raise InputError(f"The metric {name} failed: {type(error).__name__}: {error}.") from error
     if scores_a.shape != scores_b.shape or scores_a.shape not in ((count,), ()):
         raise InputError(
             f"The metric {name} must give one score per sample ({count}) or one number; it gave shapes "
@@ -342,10 +347,15 @@ def _violations(comparison: Comparison) -> list[str]:
             ("maximum absolute difference", drift.max_abs, limits.max_abs),
             ("relative RMS difference", drift.rel_rms, limits.max_rel_rms),
         ):
-            numeric = drift.cosine is not None
+            numeric = drift.max_abs is not None
             if limit is not None and numeric and (value is None or value > limit):
                 shown = "infinite" if value is None else f"{value:.3g}"
                 found.append(f"Output {name!r}: the {label} is {shown}, above the limit of {limit:g}.")
+    wanted = limits.max_abs is not None or limits.max_rel_rms is not None
+    if wanted and all(drift.max_abs is None for drift in comparison.outputs.values()):
+        found.append(
+            "The difference of outputs has a limit, but no output holds numbers; use --min-agreement."
+        )
     if limits.min_agreement is not None:
         if comparison.agreement is None:
             found.append("The agreement has a limit, but no output holds predictions.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.runtime.machine import describe_machine
 
 if TYPE_CHECKING:
     import onnx
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _IMAGE_SIDE = 224
 _SEQUENCE = 16
 _TOKENS = 100
+_NUMBERS = re.compile(r"bool|float(16|32|64)|u?int(8|16|32|64)")
 _PASS_THROUGH = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Clip", "Transpose"}
 
 
@@ -166,6 +169,34 @@ def generate_feeds(
     }
 
 
+def check_size(
+    inputs: Sequence[InputInfo],
+    *,
+    batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    what: str = "The model",
+) -> None:
+    """Refuse inputs that could not be generated in the memory there is, before the system runs out of it.
+
+    Raises:
+        InputError: Naming what the inputs take and what there is.
+        UsageError: As for `resolve_shapes`.
+    """
+    shapes = resolve_shapes(inputs, batch=batch, dims=dims)
+    sizes = {info.name: 8 if info.dtype == "str" else _item_size(info.dtype) for info in inputs}
+    wanted = sum(math.prod(shape) * sizes[name] for name, shape in shapes.items())
+    there = describe_machine().memory_available_bytes
+    if there is not None and wanted > there:
+        raise InputError(
+            f"The inputs of {what} would take {wanted / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} GiB are "
+            f"free; use a smaller batch or input."
+        )
+
+
+def _item_size(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize if _NUMBERS.fullmatch(dtype) else 1
+
+
 def check_feeds(
     inputs: Sequence[InputInfo], feeds: Mapping[str, NDArray[Any]], *, what: str = "The model"
 ) -> None:
@@ -236,8 +267,9 @@ def _values(
     if info.dtype == "bool":
         return np.ones(shape, dtype=bool) if is_mask else rng.integers(0, 2, shape).astype(bool)
     if info.dtype in ("float16", "float32", "float64"):
-        values = np.ones(shape) if is_mask else rng.standard_normal(shape)
-        return values.astype(info.dtype)
+        wide = np.float64 if info.dtype == "float64" else np.float32
+        values = np.ones(shape, wide) if is_mask else rng.standard_normal(shape, wide)
+        return values.astype(info.dtype, copy=False)
     if not re.fullmatch(r"u?int(8|16|32|64)", info.dtype):
         raise InputError(
             f"Input {info.name!r} is of type {info.dtype}, for which no values can be generated; give data."

@@ -81,14 +81,20 @@ def _add_blocks(
     from lacoot_deploy.bench.per_block import block_latencies, realised
     from lacoot_deploy.workflow.inspecting import open_model
 
-    known = ("threads", "provider", "provider_options", "use_tf32", "allow_cpu_nodes", "seed")
+    known = ("threads", "provider", "provider_options", "use_tf32", "allow_cpu_nodes", "io_binding", "seed")
     opened = [open_model(path) for path in paths]
     blocks = [block for block in opened[0].blocks if block.collapsible and not block.scope]
     report.per_block = block_latencies(
         paths[0], blocks, **run, **{name: options[name] for name in known if name in options}
     )
-    if len(opened) == 2:
-        left = {block.name for block in opened[1].blocks}
-        gone = [block.name for block in report.per_block.blocks if block.name not in left]
-        if gone:
-            report.realised = realised(report.per_block, gone, report)
+    if len(opened) < 2:
+        return
+    had, left = ({block.name for block in one.blocks} for one in opened)
+    gone = [block.name for block in report.per_block.blocks if block.name not in left]
+    if left - had:
+        report.warnings.append(
+            f"B has blocks that A has not ({min(left - had)}), so it is not A without some of its blocks: what was to "
+            f"be expected of it is not known."
+        )
+    elif gone:
+        report.realised = realised(report.per_block, gone, report)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacoot_deploy.errors import InputError
 from lacoot_deploy.userfunctions import load_function
 from lacoot_deploy.workflow.data import DataOptions, samples_for
 
@@ -34,7 +36,8 @@ def compare(
         b: The model in question.
         data: The samples.
         limits: What B may differ by.
-        metric: `module:function` of a user's metric (also as `python:module:function`) in place of top-1 accuracy.
+        metric: `top-K`, or `module:function` of a user's metric (also as `python:module:function`), in place of top-1
+            accuracy.
         provider: Execution provider.
         threads: CPU threads.
         batch_size: Samples per run.
@@ -47,21 +50,31 @@ def compare(
     from lacoot_deploy.graph.io import load_model
     from lacoot_deploy.manifest import read_manifest
     from lacoot_deploy.runtime.compare import compare_models
+    from lacoot_deploy.runtime.evaluate import top_k_metric
     from lacoot_deploy.runtime.sessions import open_session
 
     a, b = Path(a), Path(b)
     model = load_model(a)
     load_model(b)
     manifest = read_manifest(model, path=a)
-    function = None if metric is None else load_function(metric, "metric")
+    function = None
+    if metric is not None:
+        known = re.fullmatch(r"top-([1-9]\d*)", metric)
+        function = top_k_metric(int(known.group(1))) if known else load_function(metric, "metric")
     samples = samples_for(model, manifest, data)
     sessions = [open_session(path, provider=provider, threads=threads) for path in (a, b)]
-    return compare_models(
-        sessions[0],
-        sessions[1],
-        samples,
-        metric=function,
-        limits=limits,
-        batch_size=batch_size,
-        progress=None if progress is None else lambda done, total: progress(done, total, "comparing"),
-    )
+    try:
+        return compare_models(
+            sessions[0],
+            sessions[1],
+            samples,
+            metric=function,
+            limits=limits,
+            batch_size=batch_size,
+            progress=None if progress is None else lambda done, total: progress(done, total, "comparing"),
+        )
+    except MemoryError as error:
+        raise InputError(
+            f"Comparing {a} and {b} on batches of {batch_size} samples does not fit into memory; use a smaller --batch "
+            f"or fewer --samples."
+        ) from error

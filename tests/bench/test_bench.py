@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -12,8 +14,10 @@ from tiny_models import chain, classifier, make_model, text_encoder
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.environment import Activity, noise_warnings, overheated_times
 from lacoot_deploy.bench.files import file_hash, total_bytes
+from lacoot_deploy.bench.protocol import REQUEST, FeedOptions, ModelFile, Request, RunOptions
 from lacoot_deploy.errors import GateError, InputError, ProviderError, UsageError
 from lacoot_deploy.runtime.libraries import driver_problem
+from lacoot_deploy.runtime.machine import describe_machine
 
 QUICK = {"min_time": 0.3, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
 
@@ -87,6 +91,54 @@ def test_one_model_has_a_latency_and_no_gate(tmp_path):
         result.require(speedup=1)
 
 
+def test_where_every_node_ran_and_how_far_figures_can_be_trusted(far_apart):
+    a = far_apart.a
+    assert len(a.nodes) == 48
+    assert {node.provider for node in a.nodes} == {"cpu"}
+    assert {"Conv", "Relu", "Add"} >= {node.op for node in a.nodes}
+    medians = [np.median(one) for one in far_apart.samples.a]
+    assert a.standard_errors["p50_ms"] == pytest.approx(np.std(medians, ddof=1) / np.sqrt(2), rel=0.01)
+    assert a.warm_runs >= 3
+    assert far_apart.environment.why == "cpu, as asked for"
+
+
+def test_the_warm_up_can_be_lengthened():
+    result = bench(chain(2), warmup_runs=400, **(QUICK | {"rounds": 1}))
+    assert result.a.warm_runs >= 400
+    assert result.a.standard_errors == {}
+
+
+def test_cuda_graphs_off_cuda_are_a_usage_error():
+    with pytest.raises(UsageError, match="no CUDA graphs on cpu"):
+        bench(chain(2), cuda_graph=True, **QUICK)
+
+
+def test_inputs_beyond_the_memory_are_refused_before_they_are_made():
+    free = describe_machine().memory_available_bytes
+    if free is None:
+        pytest.skip("this system does not tell its free memory")
+    with pytest.raises(InputError, match=r"would take .* GiB of memory, but .* are free"):
+        bench(classifier(), batch=free // 24 * 2, **QUICK)
+
+
+def test_the_measuring_process_ends_with_its_caller(tmp_path):
+    onnx.save(chain(4, channels=32, side=64), tmp_path / "model.onnx")
+    request = Request(
+        kind="latency",
+        models={"a": ModelFile(path=tmp_path / "model.onnx", label="model")},
+        options=RunOptions(provider="cpu", threads=1),
+        feeds=FeedOptions(),
+        seconds=600,
+    )
+    (tmp_path / REQUEST).write_text(request.model_dump_json())
+    command = [sys.executable, "-m", "lacoot_deploy.bench.worker", str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    process.stdin.close()
+    assert process.wait(30) == 1
+
+
 def test_given_feeds_are_used_and_checked():
     x = np.zeros((5, 6), np.float32)
     result = bench(classifier(), classifier(), feeds={"x": x}, **QUICK)
@@ -138,7 +190,16 @@ def test_a_custom_operator_a_missing_file_and_too_large_an_input_are_input_error
 
 
 @pytest.mark.parametrize(
-    "option", [{"rounds": 0}, {"min_time": 0}, {"threads": 0}, {"batch": 0}, {"dims": {"q": 2}}]
+    "option",
+    [
+        {"rounds": 0},
+        {"min_time": 0},
+        {"threads": 0},
+        {"batch": 0},
+        {"dims": {"q": 2}},
+        {"warmup_time": -1},
+        {"warmup_runs": 0},
+    ],
 )
 def test_options_out_of_range_are_usage_errors(option):
     with pytest.raises(UsageError):

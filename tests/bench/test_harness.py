@@ -44,6 +44,14 @@ class Model:
         self.machine.open -= 1
 
 
+def warm_runs(plan: Plan, seconds: float, cold: float = 0.0) -> tuple[int, bool]:
+    machine = Machine()
+    [found] = measure_rounds(
+        ["a"], lambda name: Model(machine, name, seconds, cold), plan, clock=machine.clock
+    )
+    return found["a"].warm_runs, found["a"].stable
+
+
 def speedup(machine: Machine, latencies: dict[str, float], plan: Plan, cold: float = 0.0) -> float:
     rounds = measure_rounds(
         list(latencies), lambda name: Model(machine, name, latencies[name], cold), plan, clock=machine.clock
@@ -98,6 +106,32 @@ def test_cold_runs_are_warm_up_and_not_samples():
         assert record.first == pytest.approx(1.01)
         assert record.warm_runs >= 3
         assert max(record.samples) < 0.05
+
+
+def test_the_warm_up_ends_by_time_and_by_count_and_not_before_the_runs_are_stable():
+    assert warm_runs(Plan(rounds=1, seconds=0.1), 0.03) == (3, True)
+    assert warm_runs(Plan(rounds=1, seconds=0.1), 0.001)[0] == pytest.approx(0.05 / 0.001, abs=2)
+    assert warm_runs(Plan(rounds=1, seconds=0.1, warm_seconds=0.6), 0.03)[0] == pytest.approx(20, abs=1)
+    assert warm_runs(Plan(rounds=1, seconds=0.1, warm_runs=12), 0.03) == (12, True)
+    longer, stable = warm_runs(Plan(rounds=1, seconds=0.1), 0.03, cold=0.2)
+    assert (longer > 6, stable) == (True, True)
+
+
+def test_a_warm_up_that_does_not_settle_ends_and_is_told():
+    class Improving(Model):
+        def run(self) -> None:
+            super().run()
+            self.seconds *= 0.9
+
+    machine = Machine()
+    plan = Plan(rounds=1, seconds=0.1)
+    [found] = measure_rounds(["a"], lambda name: Improving(machine, name, 0.5), plan, clock=machine.clock)
+    assert not found["a"].stable
+
+
+def test_a_slow_model_is_given_up_on_early_but_not_before_the_runs_asked_for():
+    assert warm_runs(Plan(rounds=1, seconds=0.1), 2.0)[0] == 2
+    assert warm_runs(Plan(rounds=1, seconds=0.1, warm_runs=5), 2.0)[0] == 5
 
 
 def test_every_cycle_is_a_palindrome_and_the_orders_vary():

@@ -12,6 +12,7 @@ from lacoot_deploy.bench.statistics import (
     ratio_interval,
     significant,
     smallest_detectable,
+    standard_error,
     summarise,
     verdict,
     widening,
@@ -111,6 +112,18 @@ def test_p99_needs_a_thousand_samples():
     full = summarise(np.arange(1, 1002) / 1e3)
     assert (full.p50, full.p90, full.p99) == pytest.approx((0.501, 0.901, 0.991))
     assert full.iqr == pytest.approx(0.5)
+
+
+def test_the_standard_error_needs_two_rounds():
+    assert standard_error([1.0]) is None
+    assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
+    assert standard_error([2.0] * 7) == 0
+
+
+def test_no_more_digits_than_asked_for():
+    assert significant(0.0476281, 1e-7, most=3) == "0.0476"
+    assert significant(20712.4, None, most=3) == "20700"
+    assert significant(0.0476281, 0.012, most=3) == "0.048"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tiny_models import classifier, make_model, text_encoder
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError, VerificationError
 from lacoot_deploy.runtime.compare import Limits, compare_models
+from lacoot_deploy.runtime.evaluate import top_k_metric
 from lacoot_deploy.runtime.sessions import open_session
 
 
@@ -153,6 +154,21 @@ def test_string_outputs_are_compared_by_equality():
     assert [w.index for w in drift.worst] == [2]
 
 
+def test_a_limit_on_differences_of_an_output_without_numbers_is_not_passed_over():
+    words = helper.make_tensor("words", TensorProto.STRING, [2], [b"a", b"b"])
+    model = make_model(
+        [helper.make_node("Gather", ["words", "x"], ["y"])],
+        {"x": (TensorProto.INT64, ["n"])},
+        {"y": (TensorProto.STRING, ["n"])},
+    )
+    model.graph.initializer.append(words)
+    samples = Samples({"x": np.array([0, 1])})
+    result = compare_models(cpu(model), cpu(model), samples, limits=Limits(max_abs=1.0))
+    with pytest.raises(VerificationError, match="no output holds numbers"):
+        result.require()
+    assert compare_models(cpu(model), cpu(model), samples, limits=Limits(min_agreement=100)).violations == []
+
+
 def test_models_with_other_signatures_are_refused_with_the_reason():
     base = cpu(classifier(), "a.onnx")
     samples = Samples({"x": np.zeros((2, 6), np.float32)})
@@ -179,3 +195,23 @@ def test_a_metric_of_the_user_per_sample_and_as_one_number(pair):
     assert each.metric == "margin"
     assert each.drop_points == pytest.approx(whole.drop_points, rel=1e-5)
     np.testing.assert_allclose(each.ci95, whole.ci95, atol=0.3 * (each.ci95[1] - each.ci95[0]))
+
+
+def test_top_k_as_a_metric_is_the_top_k_accuracy(pair):
+    weight, other, samples = pair
+    a, b = cpu(classifier(weight)), cpu(classifier(other))
+    plain = compare_models(a, b, samples)
+    five = compare_models(a, b, samples, metric=top_k_metric(5)).accuracy
+    assert five == plain.top5
+    with pytest.raises(InputError, match="top-2 needs labels"):
+        compare_models(a, b, Samples(samples.feeds), metric=top_k_metric(2))
+
+
+def test_a_metric_that_fails_is_an_input_error_that_names_it(pair):
+    weight, other, samples = pair
+
+    def nonsense(outputs, labels):
+        return outputs["nope"]
+
+    with pytest.raises(InputError, match="The metric nonsense failed: KeyError: 'nope'"):
+        compare_models(cpu(classifier(weight)), cpu(classifier(other)), samples, metric=nonsense)

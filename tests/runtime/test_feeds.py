@@ -8,6 +8,7 @@ from lacoot_deploy.data import InputInfo
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.runtime.feeds import (
     check_feeds,
+    check_size,
     generate_feeds,
     index_limits,
     model_inputs,
@@ -65,6 +66,13 @@ def test_a_batch_against_a_fixed_first_dimension_is_refused():
 def test_an_unknown_dimension_is_a_usage_error_that_lists_the_free_ones():
     with pytest.raises(UsageError, match="'width'; its free dimensions are: n, x:0"):
         resolve_shapes([InputInfo("x", ("n", 3), "float32")], dims={"width": 3})
+
+
+def test_inputs_that_no_memory_holds_are_refused():
+    image = [InputInfo("pixels", ("n", 3, 224, 224), "float32")]
+    check_size(image, batch=2)
+    with pytest.raises(InputError, match=r"The inputs of m\.onnx would take 5\.61e\+05 GiB"):
+        check_size(image, batch=10**9, what="m.onnx")
 
 
 def test_one_name_has_one_size():
