@@ -1,0 +1,72 @@
+"""The plot of paper_table.py: accuracy against blocks removed and against latency (or MACs).
+
+python samples/benchmarks/paper_plot.py samples/benchmarks/results/paper_resnet18_cpu.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+
+WAYS = {
+    "paper": ("o-", "ascending distance"),
+    "default": ("s--", "greedy, repaired"),
+    "random": ("x:", "random"),
+}
+
+
+def plot(result: dict[str, Any], *targets: Path) -> None:
+    """Draw the figures of `paper_table.py` and write them, one file per target."""
+    matplotlib.rcParams["svg.hashsalt"] = "lacoot"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    timed = any(row["latency"] for run in result["runs"] for row in run["rows"])
+    for number, run in enumerate(result["runs"]):
+        colour = f"C{number}"
+        whole = [row for row in run["rows"] if row["way"] == "dense"]
+        for way, (style, label) in WAYS.items():
+            rows = [row for row in run["rows"] if row["way"] == way]
+            if not rows:
+                continue
+            depths = sorted({row["removed"] for row in [*whole, *rows]})
+            values = [
+                np.mean([row["test_accuracy"] for row in [*whole, *rows] if row["removed"] == d])
+                for d in depths
+            ]
+            left.plot(depths, values, style, color=colour, label=f"{run['name']}, {label}", markersize=5)
+            if way != "random":
+                costs = [_cost(row, timed) for row in rows]
+                right.plot(costs, [row["test_accuracy"] for row in rows], style, color=colour, markersize=5)
+        for row in run["rows"]:
+            if row["way"] == "scratch":
+                left.plot(
+                    row["removed"], row["test_accuracy"], "*", color=colour, markersize=13, label=run["name"]
+                )
+                right.plot(_cost(row, timed), row["test_accuracy"], "*", color=colour, markersize=13)
+    left.set_xlabel("blocks removed")
+    left.set_ylabel("test accuracy, %")
+    right.set_xlabel("latency relative to dense" if timed else "MMACs")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=7)
+    for target in targets:
+        figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def _cost(row: dict[str, Any], timed: bool) -> float:
+    if not timed:
+        return row["macs"] / 1e6
+    return 1 / row["latency"]["speedup"] if row["latency"] else float("nan")
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    plot(json.loads(source.read_text()), source.with_suffix(".svg"), source.with_suffix(".png"))
