@@ -38,6 +38,11 @@ REPAIRS = ("none", "affine", "linear", "auto")
     "--repair", type=click.Choice(REPAIRS), default="auto", show_default=True, help="What is put in place."
 )
 @click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
+)
+@click.option(
     "--form",
     type=click.Choice(["auto", "bypass", "shortcut"]),
     default="auto",
@@ -64,6 +69,7 @@ def command(
     criterion: str | None,
     search: str | None,
     repair: str,
+    refit: bool | None,
     form: str,
     units: bool,
     dry_run: bool,
@@ -121,6 +127,7 @@ def command(
             criterion=criterion,
             search=search,
             repair=repair,
+            refit=refit,
             form=form,
             granularity="unit" if units else "block",
             probe=not no_probe,
@@ -164,6 +171,9 @@ def show(result: CollapseResult) -> None:
         ],
         rows,
     )
+    refits = len(result.plan.refits)
+    if refits:
+        click.echo(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
     before, after_ = result.before, result.after
     click.echo(
         f"{before.nodes} -> {after_.nodes} nodes, {count(before.parameters)} -> {count(after_.parameters)} "

@@ -43,3 +43,11 @@ class Cut:
     block: Block
     form: Form
     repair: Repair | None = None
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A block that stays, and the map over channels folded into the last linear operator of its branch."""
+
+    block: Block
+    repair: Repair

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
 
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.carry import carry_over, wiring, wiring_differences
-from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.cutting import Cutter
+from lacoot_deploy.graph.folding import fold_refits
 from lacoot_deploy.graph.liveness import drop_dead_nodes, live_nodes
 
 
-def collapse_blocks(model: onnx.ModelProto, cuts: Sequence[Cut]) -> onnx.ModelProto:
+def collapse_blocks(
+    model: onnx.ModelProto,
+    cuts: Sequence[Cut],
+    refits: Sequence[Refit] = (),
+    *,
+    folder: Path | None = None,
+) -> onnx.ModelProto:
     """Delete blocks and give the smaller model; the one given is not touched.
 
     The public signature never changes: names, order, types, shapes and doc strings of inputs and outputs. Nodes,
@@ -25,6 +33,8 @@ def collapse_blocks(model: onnx.ModelProto, cuts: Sequence[Cut]) -> onnx.ModelPr
         model: The model; its external data need not be loaded.
         cuts: What goes and how. Their order does not matter. With form `shortcut` every unit of the block loses its
             branch, and a repair is put on the skip path of the last one.
+        refits: Maps to fold into the branches of blocks that stay; their weights change, no node does.
+        folder: Where the model's external data lies; needed where a refitted weight is among it.
 
     Returns:
         A new model. With no cuts it equals the one given.
@@ -45,6 +55,7 @@ def collapse_blocks(model: onnx.ModelProto, cuts: Sequence[Cut]) -> onnx.ModelPr
     drop_dead_nodes(graph, live_before=live_before, original=original)
     if cuts:
         carry_over(result, _export(graph))
+    fold_refits(result, refits, folder=folder)
     return result
 
 

@@ -20,12 +20,13 @@ from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.cuts import Cut, Repair
+from lacoot_deploy.graph.cuts import Cut, Refit, Repair
+from lacoot_deploy.graph.folding import Folder, fold_refits
 from lacoot_deploy.graph.segments import Segment, extract, split_at_blocks
 from lacoot_deploy.graph.surgery import collapse_blocks
 from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.judge import Judge, Quality
-from lacoot_deploy.selection.maps import fit_repair
+from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
 
 Values = dict[str, NDArray[Any]]
 Progress = Callable[[int, int, str], None]
@@ -41,16 +42,26 @@ class Removal:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A block that stays with a map folded into its branch."""
+
+    repair: Repair
+    session: Session = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Variant:
     """A network with some blocks removed, and its values on the samples.
 
     Attributes:
         removed: Removal by block name.
         values: Per batch, the values at the borders of the segments.
+        kept: Refitted blocks by name.
     """
 
     removed: Mapping[str, Removal]
     values: tuple[Values, ...] = field(repr=False)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
 
 class Engine:
@@ -107,6 +118,8 @@ class Engine:
         }
         self._pieces: dict[str, tuple[Segment, Session]] = {}
         self._inferred = inferred
+        folder = Folder(model)
+        self._folds = {name: folder.find(block) for name, block in self.blocks.items()}
         self.outputs = [output.name for output in model.graph.output]
         self._readers = self._count_readers()
         self._passed_on = [
@@ -118,7 +131,7 @@ class Engine:
         self._limit_samples(memory_bytes)
         self.fit_batches = -(-len(self.fit_samples) // batch_size)
         start = [*self.fit_samples.batches(batch_size), *self.judge_samples.batches(batch_size)]
-        self.dense = Variant({}, self._forward([self._inputs(batch) for batch in start], {}, {}, 0, None))
+        self.dense = Variant({}, self._forward([self._inputs(batch) for batch in start]))
         self.judge = Judge(self.gather(self.dense), self.judge_samples.labels)
 
     def _inputs(self, batch: Values) -> Values:
@@ -127,7 +140,7 @@ class Engine:
     def _limit_samples(self, memory_bytes: int) -> None:
         """Use no more samples than the memory holds the values of; at least a batch of each kind."""
         first = next(self.fit_samples.batches(self.batch_size))
-        values = self._forward([self._inputs(first)], {}, {}, 0, None)[0]
+        values = self._forward([self._inputs(first)])[0]
         size = sum(value.nbytes for value in values.values()) / len(next(iter(first.values())))
         share = memory_bytes / max(size * (len(self.fit_samples) + len(self.judge_samples)), 1)
         if share < 1:
@@ -156,9 +169,26 @@ class Engine:
         first = min(self.place[name] for name in names)
         while (before := self._chained_before(first, removed)) is not None:
             first = before
-        fitted: dict[str, Removal] = {}
-        values = self._forward(parent.values, removed, fitted, first, parent)
-        return Variant({**removed, **fitted}, values)
+        kept = {name: block for name, block in parent.kept.items() if name not in removed}
+        values = self._forward(parent.values, removed, kept, first, parent)
+        return Variant(removed, values, kept)
+
+    def refit(self, variant: Variant, kind: str = "linear") -> Variant:
+        """The same removals, the branches of the blocks that stay behind them refitted in order.
+
+        Each branch F of a block s + F gets the least-squares map over channels T that brings s + T(F) closest to what
+        the dense network has there; its last linear operator takes it in, so that it costs nothing.
+
+        Args:
+            variant: A variant of this engine.
+            kind: A name in `FITS`; branches that cannot take a map across channels get one per channel.
+        """
+        if not variant.removed:
+            return variant
+        removed, kept = dict(variant.removed), dict[str, Kept]()
+        first = min(self.place[name] for name in removed)
+        values = self._forward(self.dense.values, removed, kept, first, self.dense, refit=kind)
+        return Variant(removed, values, kept)
 
     def quality(self, variant: Variant) -> Quality:
         """How good the variant's outputs are on the judging samples."""
@@ -174,28 +204,44 @@ class Engine:
         order = sorted(variant.removed, key=self.place.__getitem__)
         return [Cut(self.blocks[n], variant.removed[n].form, variant.removed[n].repair) for n in order]
 
+    def shares_map(self, variant: Variant, name: str) -> bool:
+        """Whether a removed block leaves its map to the removed neighbour behind it."""
+        return self._chained_after(self.place[name], variant.removed)
+
+    def refits(self, variant: Variant) -> list[Refit]:
+        """The maps folded into blocks that stay, in graph order."""
+        order = sorted(variant.kept, key=self.place.__getitem__)
+        return [Refit(self.blocks[name], variant.kept[name].repair) for name in order]
+
     def _forward(
         self,
         start: Sequence[Values],
-        removed: Mapping[str, Removal],
-        fitted: dict[str, Removal],
-        first: int,
-        parent: Variant | None,
+        removed: dict[str, Removal] | None = None,
+        kept: dict[str, Kept] | None = None,
+        first: int = 0,
+        parent: Variant | None = None,
+        *,
+        refit: str | None = None,
     ) -> tuple[Values, ...]:
+        """Run the segments from `first` on; what is fitted on the way is written into `removed` and `kept`."""
         current = [dict(batch) for batch in start]
+        removed, kept = removed if removed is not None else {}, kept if kept is not None else {}
         for i in range(first, len(self.segments)):
             segment = self.segments[i]
             block = segment.block
             removal = removed.get(block.name) if block is not None else None
             if block is not None and removal is not None:
                 shared = self._chained_after(i, removed)
-                fitted[block.name] = self._stand_in(block, removal, current, shared)
+                removed[block.name] = self._stand_in(block, removal, current, shared)
             elif parent is None or any(
                 batch[name] is not old[name]
                 for batch, old in zip(current, parent.values, strict=True)
                 for name in segment.inputs
             ):
                 self.runs += 1
+                if refit is not None and block is not None:
+                    self._refit(i, block, refit, current, kept)
+                session = kept[block.name].session if block and block.name in kept else self.sessions[i]
                 for number, batch in enumerate(current):
                     feeds = {name: batch[name] for name in segment.inputs}
                     # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
@@ -204,8 +250,33 @@ class Engine:
                         if parent is None and number < self.fit_batches
                         else self._passed_on[i]
                     )
-                    batch.update(self.sessions[i].run(feeds, wanted))
+                    batch.update(session.run(feeds, wanted))
         return tuple(current)
+
+    def _refit(self, i: int, block: Block, kind: str, batches: list[Values], kept: dict[str, Kept]) -> None:
+        """Fit a map on a kept block's branch and open a session of the block with the map folded in."""
+        place = self._folds[block.name]
+        if place is None:
+            return
+        unit = block.units[-1]
+        inputs, targets = [], []
+        segment, session = self._piece(block, "branch")
+        for batch, dense in zip(batches[: self.fit_batches], self.dense.values, strict=False):
+            got = session.run({n: batch[n] for n in segment.inputs}, segment.outputs)
+            skip = got[unit.skip] if unit.skip in got else batch[unit.skip]
+            inputs.append(got[unit.branch])
+            targets.append(dense[unit.merge].astype(np.float32) - skip.astype(np.float32))
+        if not self._float(inputs[0]) or inputs[0].shape != targets[0].shape:
+            return
+        axis = place.axis % inputs[0].ndim
+        repair = fit_repair(kind if place.matrix else PER_CHANNEL.get(kind, kind), inputs, targets, axis)
+        if repair is None:
+            return
+        folded = onnx.ModelProto()
+        folded.CopyFrom(self.segments[i].model)
+        source: Path | None = self._open_args["source"]
+        fold_refits(folded, [Refit(block, repair)], folder=None if source is None else source.parent)
+        kept[block.name] = Kept(repair, self._open(folded))
 
     def _stand_in(self, block: Block, removal: Removal, batches: list[Values], shared: bool) -> Removal:
         """Compute a removed block's output from its input on every batch, fitting its repair first."""
@@ -262,6 +333,10 @@ class Engine:
             if what == "shortcut":
                 cut = collapse_blocks(self._with_types(whole), [Cut(block, Form.SHORTCUT)])
                 segment = extract(cut, [v.name for v in cut.graph.input], [block.output], name=key)
+            elif what == "branch":
+                made = {name for node in whole.model.graph.node for name in node.output}
+                ends = [name for name in (unit.branch, unit.skip) if name in made]
+                segment = extract(self._inferred, whole.inputs, ends, name=key)
             elif what == "skip":
                 segment = extract(self._inferred, whole.inputs, [unit.skip], name=key)
             else:

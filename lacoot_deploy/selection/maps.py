@@ -52,6 +52,9 @@ FITS: dict[str, tuple[str, Callable[[JointMoments], Pair]]] = {
 }
 """Kind of map and how it is fitted, by the name of the repair."""
 
+PER_CHANNEL = {"linear": "affine-ls", "linear-ot": "affine"}
+"""What stands for a map across channels where only one per channel fits."""
+
 
 def fit_repair(
     kind: str, inputs: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], axis: int

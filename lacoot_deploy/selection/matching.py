@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut, Repair
-from lacoot_deploy.manifest import ArrayRecord, BlockRecord, Plan, PlanStep, RepairRecord
+from lacoot_deploy.graph.cuts import Cut, Refit, Repair
+from lacoot_deploy.manifest import ArrayRecord, BlockRecord, Plan, PlanStep, RefitRecord, RepairRecord
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,7 @@ def resolve_plan(
     Raises:
         InputError: A block of the plan is not in the model, or cannot go in that form here.
     """
-    known = {record.name for record in records}
-    extra = [
-        BlockRecord(name=step.block, input=step.input, output=step.output)
-        for step in plan.steps
-        if step.block not in known
-    ]
-    match = match_records([*records, *extra], blocks)
+    match = _match_steps(plan, blocks, records)
     used: set[str] = set()
     cuts: list[Cut] = []
     for step in plan.steps:
@@ -139,28 +133,59 @@ def resolve_plan(
         if block.name in used:
             raise InputError(f"The plan removes {step.block!r} twice.")
         used.add(block.name)
-        cuts.append(Cut(block=block, form=Form(step.form), repair=_repair(step)))
-    names = {step.block for step in plan.steps}
+        cuts.append(Cut(block=block, form=Form(step.form), repair=_repair(step.block, step.repair)))
+    names = {entry.block for entry in _entries(plan)}
     return cuts, [note for note in match.notes if note.split(" ", 1)[0] in names]
 
 
-def _repair(step: PlanStep) -> Repair | None:
-    record = step.repair
+def resolve_refits(plan: Plan, blocks: Sequence[Block], records: Sequence[BlockRecord] = ()) -> list[Refit]:
+    """The blocks that a plan refits, and their maps; arguments as for `resolve_plan`.
+
+    Raises:
+        InputError: A block is not in the model, or the plan removes it as well.
+    """
+    match = _match_steps(plan, blocks, records)
+    used = {match.blocks[step.block].name for step in plan.steps if step.block in match.blocks}
+    refits: list[Refit] = []
+    for record in plan.refits:
+        block, repair = match.blocks.get(record.block), _repair(record.block, record.repair)
+        if block is None or repair is None:
+            raise InputError(f"The plan refits {record.block!r}, which this model does not have.")
+        if block.name in used:
+            raise InputError(f"The plan refits {record.block!r} twice, or removes it as well.")
+        used.add(block.name)
+        refits.append(Refit(block, repair))
+    return refits
+
+
+def _entries(plan: Plan) -> list[PlanStep | RefitRecord]:
+    return [*plan.steps, *plan.refits]
+
+
+def _match_steps(plan: Plan, blocks: Sequence[Block], records: Sequence[BlockRecord]) -> Match:
+    known = {record.name for record in records}
+    extra = [
+        BlockRecord(name=entry.block, input=entry.input, output=entry.output)
+        for entry in _entries(plan)
+        if entry.block not in known
+    ]
+    return match_records([*records, *extra], blocks)
+
+
+def _repair(name: str, record: RepairRecord | None) -> Repair | None:
     if record is None:
         return None
     if record.kind == "affine":
         if record.scale is None:
-            raise InputError(f"The affine repair of {step.block!r} in the plan has no scale.")
+            raise InputError(f"The affine map of {name!r} in the plan has no scale.")
         return Repair(axis=record.axis, scale=record.scale.unpack(), shift=record.shift.unpack())
     if record.matrix is None:
-        raise InputError(f"The linear repair of {step.block!r} in the plan has no matrix.")
+        raise InputError(f"The linear map of {name!r} in the plan has no matrix.")
     return Repair(axis=record.axis, matrix=record.matrix.unpack(), shift=record.shift.unpack())
 
 
-def repair_record(repair: Repair | None) -> RepairRecord | None:
-    """The record of a repair for a plan; None for none."""
-    if repair is None:
-        return None
+def repair_record(repair: Repair) -> RepairRecord:
+    """The record of a map for a plan."""
     return RepairRecord(
         kind="affine" if repair.matrix is None else "linear",
         axis=repair.axis,
@@ -179,8 +204,21 @@ def plan_steps(cuts: Sequence[Cut], evidence: Sequence[dict[str, object]] = ()) 
             input=cut.block.input,
             output=cut.block.output,
             form="bypass" if cut.form is Form.BYPASS else "shortcut",
-            repair=repair_record(cut.repair),
+            repair=None if cut.repair is None else repair_record(cut.repair),
             evidence=dict(note),
         )
         for cut, note in zip(cuts, notes, strict=True)
+    ]
+
+
+def refit_records(refits: Sequence[Refit]) -> list[RefitRecord]:
+    """Records of refitted blocks for a plan."""
+    return [
+        RefitRecord(
+            block=refit.block.name,
+            input=refit.block.input,
+            output=refit.block.output,
+            repair=repair_record(refit.repair),
+        )
+        for refit in refits
     ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.io import fingerprint
 from lacoot_deploy.graph.surgery import collapse_blocks
 from lacoot_deploy.manifest import Plan
@@ -23,7 +23,7 @@ from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Judge
-from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps
+from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
 from lacoot_deploy.selection.search import Step, greedy, ranked
 
 Progress = Callable[[int, int, str], None]
@@ -97,6 +97,7 @@ def make_plan(
     criterion: str | None = None,
     search: str | None = None,
     repair: str = "auto",
+    refit: bool | None = None,
     form: str = "auto",
     evidence: Evidence | None = None,
     distances: Distances | None = None,
@@ -118,6 +119,7 @@ def make_plan(
             best recorded distance.
         search: `ranked` or `greedy`; by default `greedy` where the criterion tries removals, else `ranked`.
         repair: `none`, `affine`, `linear` or `auto`. Without data nothing can be fitted: `auto` is then `none`.
+        refit: Whether the blocks that stay are refitted where that is a real gain; None for yes with `auto`.
         form: `auto`, `bypass` or `shortcut`.
         evidence: Samples to fit, choose and confirm by; None where none were given.
         distances: Recorded distances by block name.
@@ -133,8 +135,10 @@ def make_plan(
         UsageError: Options that contradict each other or need data that was not given.
         NothingToCollapseError: No block can go under the limit.
     """
-    if evidence is None and repair not in ("none", "auto"):
-        raise UsageError(f"--repair {repair} is fitted on data: give --data.")
+    if evidence is None and (repair not in ("none", "auto") or refit):
+        asked = "--refit" if refit else f"--repair {repair}"
+        raise UsageError(f"{asked} is fitted on data: give --data.")
+    refit = repair == "auto" if refit is None else refit
     if evidence is None and (limit.max_drop or limit.max_drift or limit.min_speedup) is not None:
         raise UsageError(f"--{next(iter(limit.given())).replace('_', '-')} is measured on data: give --data.")
     candidates = _candidates(blocks, limit, form)
@@ -179,10 +183,18 @@ def make_plan(
             scores = {n: s for n, s in scores.items() if s <= limit.max_distance}
             if not scores:
                 raise _nothing(f"no block has a distance of at most {limit.max_distance}")
-        path = ranked(engine, scores, repair=repair, form=wanted, stop=stop, progress=progress)
+        path = ranked(engine, scores, repair=repair, refit=refit, form=wanted, stop=stop, progress=progress)
     else:
         path = greedy(
-            engine, names, rule, repair=repair, form=wanted, stop=stop, latencies=times, progress=progress
+            engine,
+            names,
+            rule,
+            repair=repair,
+            refit=refit,
+            form=wanted,
+            stop=stop,
+            latencies=times,
+            progress=progress,
         )
     return _confirmed(plan, engine, path, limit, evidence, model, source, provider, threads)
 
@@ -309,8 +321,9 @@ def _confirmed(
 ) -> Plan:
     """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
 
-    def outputs(cuts: Sequence[Cut]) -> dict[str, NDArray[Any]]:
-        network = collapse_blocks(model, list(cuts)) if cuts else model
+    def outputs(cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
+        folder = None if source is None else source.parent
+        network = collapse_blocks(model, cuts, refits, folder=folder) if cuts else model
         session = open_session(
             network, provider=provider, threads=threads, source=source, label="The plan's model"
         )
@@ -325,7 +338,7 @@ def _confirmed(
         step = path[depth - 1]
         keeps = _keeps(limit, dense_choose, step.quality)
         if keeps:
-            after = outputs(step.cuts)
+            after = outputs(step.cuts, step.refits)
             confirmed = judge.judge(after)
             if _keeps(limit, dense_confirm, confirmed):
                 break
@@ -342,6 +355,7 @@ def _confirmed(
             for step in chosen
         ],
     )
+    plan.refits = refit_records(chosen[-1].refits)
     plan.evidence = {
         "measured": True,
         "data": evidence.choose.description,

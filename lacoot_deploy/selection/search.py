@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine, Variant
 from lacoot_deploy.selection.judge import Quality
@@ -36,6 +36,7 @@ class Step:
         repair: The kind of repair that its removal got.
         quality: The network after this step, on the judging samples.
         cuts: What makes this network out of the model, in graph order.
+        refits: Maps folded into the blocks that stay, likewise.
     """
 
     block: str
@@ -43,6 +44,7 @@ class Step:
     repair: str
     quality: Quality
     cuts: tuple[Cut, ...]
+    refits: tuple[Refit, ...] = ()
 
 
 Stop = Callable[[Step], bool]
@@ -53,6 +55,7 @@ def ranked(
     scores: Mapping[str, float],
     *,
     repair: str = "auto",
+    refit: bool = False,
     form: Form | None = None,
     stop: Stop,
     progress: Progress | None = None,
@@ -63,6 +66,7 @@ def ranked(
         engine: The network and its samples.
         scores: Score by block name; these blocks may go.
         repair: `none`, `affine`, `linear` or `auto`.
+        refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
         form: The form in which blocks go; None for each one's best.
         stop: Whether to end after a step; that step is part of the path.
         progress: Called with (done, total, what).
@@ -75,9 +79,8 @@ def ranked(
     for name in sorted(scores, key=lambda n: (scores[n], engine.place[n])):
         if progress is not None:
             progress(len(path), len(scores), "removing in ranked order")
-        kind, variant, quality = _try(engine, current, name, repair, form)
-        path.append(Step(name, scores[name], kind, quality, tuple(engine.cuts(variant))))
-        current = variant
+        kind, current = _try(engine, current, name, repair, refit, form)
+        path.append(_step(engine, current, name, scores[name], kind))
         if stop(path[-1]):
             break
     return path
@@ -89,6 +92,7 @@ def greedy(
     criterion: Criterion,
     *,
     repair: str = "auto",
+    refit: bool = False,
     form: Form | None = None,
     stop: Stop,
     latencies: Mapping[str, float] | None = None,
@@ -101,6 +105,7 @@ def greedy(
         names: The blocks that may go.
         criterion: A trial criterion: its score chooses.
         repair: `none`, `affine`, `linear` or `auto`.
+        refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
         form: The form in which blocks go; None for each one's best.
         stop: Whether to end after a step; that step is part of the path.
         latencies: Milliseconds that each block takes, for a criterion that weighs them.
@@ -113,7 +118,7 @@ def greedy(
     left, current = list(names), engine.dense
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
-    trial_repair = "affine" if repair == "auto" else repair
+    trial_repair = AUTO_REPAIRS[-1] if repair == "auto" else repair
     before = engine.quality(engine.dense)
     while left:
         best: tuple[float, int, str] | None = None
@@ -127,30 +132,43 @@ def greedy(
             best = entry if best is None else min(best, entry)
         assert best is not None
         name = best[2]
-        kind, current, quality = _try(engine, current, name, repair, form)
-        path.append(Step(name, best[0], kind, quality, tuple(engine.cuts(current))))
-        before = quality
+        kind, current = _try(engine, current, name, repair, refit, form)
+        path.append(_step(engine, current, name, best[0], kind))
+        before = path[-1].quality
         left.remove(name)
+        if repair == "auto" and (kind != "none" or not engine.shares_map(current, name)):
+            trial_repair = kind
         if stop(path[-1]):
             break
     return path
 
 
+def _step(engine: Engine, variant: Variant, name: str, score: float, kind: str) -> Step:
+    cuts, refits = tuple(engine.cuts(variant)), tuple(engine.refits(variant))
+    return Step(name, score, kind, engine.quality(variant), cuts, refits)
+
+
 def _try(
-    engine: Engine, current: Variant, name: str, repair: str, form: Form | None
-) -> tuple[str, Variant, Quality]:
+    engine: Engine, current: Variant, name: str, repair: str, refit: bool, form: Form | None
+) -> tuple[str, Variant]:
     """Remove one block with the repair asked for, or with the cheapest that no dearer one really improves on."""
     kinds = AUTO_REPAIRS if repair == "auto" else (repair,)
     kind, variant = kinds[0], engine.remove(current, [name], form=form, repair=kinds[0])
-    if len(kinds) > 1:
-        dense = engine.judge.costs(engine.gather(engine.dense))
-        costs = engine.judge.costs(engine.gather(variant))
-        for dearer in kinds[1:]:
-            other = engine.remove(current, [name], form=form, repair=dearer)
-            other_costs = engine.judge.costs(engine.gather(other))
-            if is_real_gain(costs, other_costs, dense):
-                kind, variant, costs = dearer, other, other_costs
-    return kind, variant, engine.quality(variant)
+    dense, costs = _costs(engine, engine.dense), _costs(engine, variant)
+    for dearer in kinds[1:]:
+        other = engine.remove(current, [name], form=form, repair=dearer)
+        other_costs = _costs(engine, other)
+        if is_real_gain(costs, other_costs, dense):
+            kind, variant, costs = dearer, other, other_costs
+    if refit:
+        other = engine.refit(variant)
+        if is_real_gain(costs, _costs(engine, other), dense):
+            variant = other
+    return kind, variant
+
+
+def _costs(engine: Engine, variant: Variant) -> NDArray[np.float64]:
+    return engine.judge.costs(engine.gather(variant))
 
 
 def is_real_gain(cheap: NDArray[np.float64], dear: NDArray[np.float64], dense: NDArray[np.float64]) -> bool:

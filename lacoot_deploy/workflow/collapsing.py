@@ -68,6 +68,7 @@ def collapse(
     criterion: str | None = None,
     search: str | None = None,
     repair: str = "auto",
+    refit: bool | None = None,
     form: str = "auto",
     granularity: Granularity = "block",
     probe: bool = True,
@@ -90,6 +91,7 @@ def collapse(
         criterion: What ranks the blocks.
         search: `ranked` or `greedy`.
         repair: `none`, `affine`, `linear` or `auto`.
+        refit: Whether the blocks that stay are refitted where that is a real gain; None for yes with `auto`.
         form: `auto`, `bypass` or `shortcut`.
         granularity: Whole blocks, or every residual unit as a block of its own.
         probe: Whether shapes may be settled by a run in ONNX Runtime.
@@ -106,7 +108,7 @@ def collapse(
     """
     from lacoot_deploy.graph.io import fingerprint, save_model
     from lacoot_deploy.graph.surgery import collapse_blocks
-    from lacoot_deploy.selection.matching import resolve_plan
+    from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 
     path = Path(path)
     target = default_output(path) if output is None else Path(output)
@@ -131,6 +133,7 @@ def collapse(
             criterion=criterion,
             search=search,
             repair=repair,
+            refit=refit,
             form=form,
             provider=provider,
             threads=threads,
@@ -142,7 +145,8 @@ def collapse(
         raise NothingToCollapseError("The plan removes no block.")
     records = opened.manifest.blocks if opened.manifest is not None else []
     cuts, notes = resolve_plan(plan, opened.blocks, records)
-    smaller = collapse_blocks(opened.model, cuts)
+    refits = resolve_refits(plan, opened.blocks, records)
+    smaller = collapse_blocks(opened.model, cuts, refits, folder=path.parent)
     made_here = limit is not None and plan.model_sha256 is not None
     before_hash = plan.model_sha256 if made_here else fingerprint(opened.model)
     names = [cut.block.name for cut in cuts]
@@ -169,6 +173,7 @@ def plan_for(
     criterion: str | None = None,
     search: str | None = None,
     repair: str = "auto",
+    refit: bool | None = None,
     form: str = "auto",
     provider: str = "auto",
     threads: int | None = None,
@@ -208,6 +213,7 @@ def plan_for(
         criterion=criterion,
         search=search,
         repair=repair,
+        refit=refit,
         form=form,
         evidence=evidence,
         distances=distances,
@@ -314,6 +320,7 @@ def record_history(
             blocks=names,
             forms={step.block: step.form for step in plan.steps},
             repairs={step.block: step.repair.kind for step in plan.steps if step.repair is not None},
+            refits=[refit.block for refit in plan.refits],
             accuracy_before=accuracy_before,
             accuracy_after=accuracy_after,
             producer=PRODUCER,

@@ -85,3 +85,47 @@ def test_memory_is_bounded_by_using_fewer_samples_evenly_spread():
     assert len(engine.judge_samples) < 200
     np.testing.assert_array_equal(engine.judge_samples.feeds["image"][-1], judge.feeds["image"][-1])
     assert len(engine.gather(engine.dense)["logits"]) == len(engine.judge_samples)
+
+
+def test_a_refitted_network_equals_the_collapsed_file():
+    model, engine = make_engine(residual_cnn, 4)
+    names = list(engine.blocks)
+    variant = engine.refit(engine.remove(engine.dense, [names[1]], repair="affine"))
+    assert set(variant.kept) == set(names[2:]), (
+        "what lies before the removed block has nothing to be refitted to"
+    )
+    collapsed = collapse_blocks(model, engine.cuts(variant), engine.refits(variant))
+    assert len(collapsed.graph.node) == len(collapse_blocks(model, engine.cuts(variant)).graph.node)
+    expected = run(collapsed, dict(engine.judge_samples.feeds))[0]
+    np.testing.assert_allclose(engine.gather(variant)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_refitting_brings_blocks_that_stay_closer_to_the_dense_network():
+    _, engine = make_engine(residual_cnn, 4)
+    name = next(iter(engine.blocks))
+    removed = engine.remove(engine.dense, [name], repair="none")
+    refitted = engine.refit(removed)
+
+    def error(variant):
+        merge = engine.blocks[list(engine.blocks)[-1]].output
+        pairs = zip(variant.values, engine.dense.values[: engine.fit_batches], strict=False)
+        return sum(float(np.sum((batch[merge] - dense[merge]) ** 2)) for batch, dense in pairs)
+
+    assert error(refitted) < 0.7 * error(removed)
+
+
+def test_a_refitted_block_can_still_go():
+    model, engine = make_engine(residual_cnn, 4)
+    names = list(engine.blocks)
+    variant = engine.refit(engine.remove(engine.dense, [names[0]], repair="affine"))
+    variant = engine.remove(variant, [names[2]], repair="affine")
+    assert names[2] not in variant.kept
+    collapsed = collapse_blocks(model, engine.cuts(variant), engine.refits(variant))
+    expected = run(collapsed, dict(engine.judge_samples.feeds))[0]
+    np.testing.assert_allclose(engine.gather(variant)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_branches_that_cannot_take_a_map_stay_as_they_are():
+    _, engine = make_engine(residual_mlp, 3)  # a product without a bias has no place for the shift
+    removed = engine.remove(engine.dense, ["layer0"], repair="affine")
+    assert not engine.refit(removed).kept
