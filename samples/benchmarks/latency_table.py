@@ -5,13 +5,22 @@
 
 Latency does not depend on the weights, so the networks are untrained and the blocks are taken evenly from those that
 can be bypassed. Each row holds the speed-up against what the latency of the removed blocks promised (see
-`lacoot_deploy.bench.per_block`). Prints a Markdown table and writes all figures as JSON.
+`lacoot_deploy.bench.per_block`). On CUDA inputs and outputs stay on the device; the figures with host copies and as a
+CUDA graph are in the JSON beside it. Prints a Markdown table and writes all figures as JSON; a file that is there
+already is added to, so that the table can be taken in pieces:
+
+    python samples/benchmarks/latency_table.py --provider cuda --networks resnet18 resnet50 --out cuda.json
+    python samples/benchmarks/latency_table.py --provider cuda --networks vit_b_16 --out cuda.json
+
+float16 is not measured on the CPU unless asked for: for most operators ONNX Runtime has no float16 kernel there, so it
+casts to float32 and back around them, and the figures say nothing of float16.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +37,7 @@ from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import find_blocks
 from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.training.export import to_onnx
 
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -38,8 +48,16 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "vit_b_16": torchvision.models.vit_b_16,
 }
 SHARES = {"quarter": 0.25, "half": 0.5}
-HEADER = (
-    "| network | batch | type | removed | dense, ms | collapsed, ms | speed-up (95 %) | expected | realised |"
+COLUMNS = (
+    "network",
+    "batch",
+    "type",
+    "removed",
+    "dense, ms",
+    "collapsed, ms",
+    "speed-up (95 %)",
+    "expected",
+    "realised",
 )
 
 
@@ -150,19 +168,40 @@ def main() -> None:
     batches = arguments.batches or ([1] if on_cpu else [1, 64])
     dtypes = arguments.dtypes or (["float32"] if on_cpu else ["float32", "float16"])
     options = {"provider": arguments.provider, "threads": arguments.threads, "min_time": arguments.min_time}
-    print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
-    rows: list[dict[str, Any]] = []
-    failures: dict[str, str] = {}
+    document: dict[str, Any] = {"rows": [], "failures": {}}
+    if arguments.out and arguments.out.is_file():
+        document = json.loads(arguments.out.read_text())
+    document |= {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": describe_machine().model_dump(mode="json"),
+    }
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
             for dtype in dtypes:
                 try:
-                    rows += rows_of(name, dtype, batches, options, Path(folder))
+                    rows = rows_of(name, dtype, batches, options, Path(folder))
                 except LacootError as error:
-                    failures[f"{name} {dtype}"] = str(error)
+                    document["failures"][f"{name} {dtype}"] = str(error)
                     print(f"{name} {dtype}: {error}", flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"rows": rows, "failures": failures}, indent=1) + "\n")
+                    continue
+                document["failures"].pop(f"{name} {dtype}", None)
+                document["rows"] = merged(document["rows"], rows)
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    if document["failures"]:
+        raise SystemExit(f"not measured: {', '.join(document['failures'])}")
+
+
+def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of both, the new ones in place of old ones of the same case; in the order of the table."""
+
+    def case(row: dict[str, Any]) -> tuple[int, int, str, str]:
+        return list(NETWORKS).index(row["network"]), row["batch"], row["dtype"], row["share"]
+
+    rows = {case(row): row for row in (*old, *new)}
+    order = list(SHARES)
+    return [rows[key] for key in sorted(rows, key=lambda key: (key[0], key[2], key[1], order.index(key[3])))]
 
 
 if __name__ == "__main__":
