@@ -110,13 +110,11 @@ def row_of(run: int, result: BenchResult) -> Row:
     }
 
 
-def trial_aa(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
+def trial_aa(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[Row]:
     model = chain(24, folder)
     with busy_core():
-        return [
-            row_of(run, bench(model, model, min_time=seconds, memory=False, provider="cpu", seed=run))
-            for run in runs
-        ]
+        for run in runs:
+            yield row_of(run, bench(model, model, min_time=seconds, memory=False, provider="cpu", seed=run))
 
 
 def sum_aa(rows: Sequence[Row]) -> Row:
@@ -147,20 +145,21 @@ def fastest(path: Path, seconds: float = 2.0) -> float:
 
 
 def true_ratio(a: int, b: int, folder: Path) -> float:
-    """(c + a t) / (c + b t), fitted to the fastest runs of chains of four lengths."""
+    """(c + a t) / (c + b t), fitted to the fastest runs of chains of four lengths, looked for in turns."""
     lengths = sorted({a, b, a // 4, 3 * a // 4})
-    times = [statistics.median(fastest(chain(n, folder), 1.0) for _ in range(3)) for n in lengths]
-    slope, offset = np.polyfit(lengths, times, 1)
+    turns = [[fastest(chain(n, folder), 0.5) for n in lengths] for _ in range(8)]
+    slope, offset = np.polyfit(lengths, np.min(turns, axis=0), 1)
     return float((offset + a * slope) / (offset + b * slope))
 
 
-def trial_truth(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
+def trial_truth(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[Row]:
     truth = true_ratio(24, 12, folder)
     print(f"  truth from the time per block: {truth:.4f}")
     pair = chain(24, folder), chain(12, folder)
     options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
-    rows = [row_of(run, bench(*pair, seed=run, **options)) for run in runs]
-    return [row | {"truth": truth, "error": row["speedup"] / truth - 1} for row in rows]
+    for run in runs:
+        row = row_of(run, bench(*pair, seed=run, **options))
+        yield row | {"truth": truth, "error": row["speedup"] / truth - 1}
 
 
 def sum_truth(rows: Sequence[Row]) -> Row:
@@ -203,12 +202,11 @@ def plain_loop(path: Path, seconds: float) -> list[float]:
     return times
 
 
-def trial_peers(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
+def trial_peers(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[Row]:
     a, b = (chain(blocks, folder) for blocks in PEERS)
     truth = true_ratio(*PEERS, folder)
     typical = fastest(a, 0.5)
     print(f"  truth from the time per block: {truth:.4f}; each method gets {seconds:g} s of timed runs")
-    rows = []
     for run in runs:
         for busy in (False, True):
             with busy_core(busy):
@@ -223,8 +221,7 @@ def trial_peers(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
             }
             errors = {method: ratio / truth - 1 for method, ratio in ratios.items()}
             state = "one core kept busy" if busy else "machine as it is"
-            rows.append({"run": run, "state": state, "truth": truth, "errors": errors, "bench": ours})
-    return rows
+            yield {"run": run, "state": state, "truth": truth, "errors": errors, "bench": ours}
 
 
 def sum_peers(rows: Sequence[Row]) -> Row:
@@ -242,7 +239,7 @@ def sum_peers(rows: Sequence[Row]) -> Row:
     return found
 
 
-def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> list[Row]:
+def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[Row]:
     import torch
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -268,8 +265,8 @@ def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> list[Row
     nodes = [len(model.graph.node) for model in (exported, collapsed)]
     print(f"  nodes: {nodes[0]} exported, {nodes[1]} collapsed; largest difference of outputs {drift:.2g}")
     options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
-    rows = [row_of(run, bench(*paths, seed=run, **options)) for run in runs]
-    return [row | {"nodes": nodes, "output_drift": drift} for row in rows]
+    for run in runs:
+        yield row_of(run, bench(*paths, seed=run, **options)) | {"nodes": nodes, "output_drift": drift}
 
 
 def sum_surgery(rows: Sequence[Row]) -> Row:
@@ -295,8 +292,8 @@ TRIALS = {
 
 def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     """Old runs that were not taken again, and the new ones, in order."""
-    taken = {row["run"] for row in new}
-    return sorted([*(row for row in old if row["run"] not in taken), *new], key=lambda row: int(row["run"]))
+    rows = {(int(row["run"]), str(row.get("state", ""))): row for row in (*old, *new)}
+    return [rows[key] for key in sorted(rows)]
 
 
 def main() -> None:
@@ -322,19 +319,22 @@ def main() -> None:
         if arguments.trial not in (name, "all"):
             continue
         print(name)
+        old, new = found.get(name, {}).get("runs", []), []
         with tempfile.TemporaryDirectory() as folder:
-            rows = merged(found.get(name, {}).get("runs", []), trial(runs, arguments.seconds, Path(folder)))
-        summary = add_up(rows)
-        print(json.dumps(summary, indent=1))
-        found[name] = {
-            "seconds": arguments.seconds,
-            "onnxruntime": onnxruntime.__version__,
-            "machine": machine,
-            "summary": summary,
-            "runs": rows,
-        }
-        if arguments.out:
-            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+            for row in trial(runs, arguments.seconds, Path(folder)):
+                new.append(row)
+                rows = merged(old, new)
+                found[name] = {
+                    "seconds": arguments.seconds,
+                    "onnxruntime": onnxruntime.__version__,
+                    "machine": machine,
+                    "summary": add_up(rows),
+                    "runs": rows,
+                }
+                # As they come: a trial takes minutes, and what it has is not to be lost with it.
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found[name]["summary"], indent=1))
 
 
 if __name__ == "__main__":
