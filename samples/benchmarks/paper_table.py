@@ -34,7 +34,7 @@ from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.io import load_model, save_model
 from lacoot_deploy.graph.surgery import collapse_blocks
 from lacoot_deploy.runtime.machine import describe_machine
@@ -57,6 +57,7 @@ class Row:
     removed: int
     block: str | None
     cuts: tuple[Cut, ...]
+    refits: tuple[Refit, ...] = ()
 
 
 class Reporter(Progress):
@@ -112,8 +113,10 @@ def rows_of(run: Path, recipe: Recipe, seeds: int) -> list[Row]:
     evidence = training_evidence(recipe, opened.manifest.preprocessing)
     every = [block for block in opened.blocks if block.collapsible]
     engine = Engine(opened.model, every, evidence.fit, evidence.choose, provider="auto")
-    path = greedy(engine, list(engine.blocks), CRITERIA["loss"], repair="auto", stop=lambda step: False)
-    rows += [Row("default", None, k, step.block, step.cuts) for k, step in enumerate(path, 1)]
+    path = greedy(
+        engine, list(engine.blocks), CRITERIA["loss"], repair="auto", refit=True, stop=lambda step: False
+    )
+    rows += [Row("default", None, k, step.block, step.cuts, step.refits) for k, step in enumerate(path, 1)]
     return rows
 
 
@@ -128,7 +131,7 @@ def measure(
         val, test = _samples(recipe, opened.manifest.preprocessing)
         judged: dict[Any, tuple[float, float]] = {}
         for row in rows_of(run, recipe, arguments.seeds):
-            model = collapse_blocks(opened.model, row.cuts)
+            model = collapse_blocks(opened.model, row.cuts, row.refits)
             costs = model_costs(model)
             # Different orders meet: the same blocks gone without repair are the same network.
             same = row.way if row.way == "default" else frozenset(c.block.name for c in row.cuts)

@@ -1,10 +1,10 @@
 """What does the penalty cost? One training step without it, with ours, and with the original's, interleaved.
 
-    python samples/benchmarks/training_step.py                       # ResNet-18, CIFAR-10 shapes, batch 128
+    python samples/benchmarks/training_step.py --json samples/benchmarks/results/training_step_cpu.json
     python samples/benchmarks/training_step.py --model resnet20 --rounds 20 --json step.json
     python samples/benchmarks/training_step.py --device cuda --precision bf16
 
-The original's penalty is POT's `max_sliced_wasserstein_distance` (50 random directions, all of them under autograd)
+Without options it is the paper's ResNet-18 on CIFAR-10 shapes, batch 128. The original's penalty is POT's `max_sliced_wasserstein_distance` (50 random directions, all of them under autograd)
 on the same blocks. Every round runs each step once, in an order that rotates; the cost is the median over rounds of the
 paired ratio to the step without penalty, with a bootstrap interval. On the CPU the process's own CPU time is shown
 too: it is what to look at on a machine that others keep busy.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.training.blocks import BlockCapture, locate_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.penalty import block_penalty
@@ -143,6 +144,7 @@ def main() -> None:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "precision": arguments.precision,
+        "machine": describe_machine().model_dump(mode="json"),
     }
     print(f"{arguments.model}, batch {arguments.batch}, {blocks} blocks, {arguments.rounds} rounds")
     for clock in clocks:
