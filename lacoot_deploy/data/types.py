@@ -73,3 +73,14 @@ class Samples:
         """Feeds of at most `size` samples each, in order; the last may be shorter."""
         for start in range(0, len(self), size):
             yield {name: a[start : start + size] for name, a in self.feeds.items()}
+
+
+def join(first: Samples, second: Samples) -> Samples:
+    """All samples of both, the first ones first; both have the same inputs and both have labels or neither."""
+    labels = (
+        None
+        if first.labels is None or second.labels is None
+        else np.concatenate([first.labels, second.labels])
+    )
+    feeds = {name: np.concatenate([array, second.feeds[name]]) for name, array in first.feeds.items()}
+    return Samples(feeds, labels, first.description)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Criterion:
         trial: Score from the outcome of a trial removal; None for the others.
         labels: Whether it needs labels.
         per_latency: Whether the score is per millisecond that the block takes.
+        costs: `loss` or `output` where the blocks' order is that of the mean of such costs over samples (see
+            `Judge.costs`), so that a trial can end as soon as it is sure to lose; None else.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Criterion:
     trial: Callable[[Quality], float] | None = None
     labels: bool = False
     per_latency: bool = False
+    costs: Literal["loss", "output"] | None = None
 
     def score(self, before: Quality, after: Quality, milliseconds: float | None = None) -> float:
         """Score of a trial removal.
@@ -81,8 +85,19 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("mswd-ascent", "the same, its direction optimised", distance="mswd-ascent"),
         Criterion("paired", "relative RMS difference of output and input, per sample", distance="paired"),
         Criterion("cosine", "1 - mean cosine of input and output (ShortGPT)", distance="cosine"),
-        Criterion("output", "divergence of the network's output when the block is gone", trial=_output),
-        Criterion("loss", "the loss on labelled data when the block is gone", trial=_loss, labels=True),
+        Criterion(
+            "output",
+            "divergence of the network's output when the block is gone",
+            trial=_output,
+            costs="output",
+        ),
+        Criterion(
+            "loss",
+            "the loss on labelled data when the block is gone",
+            trial=_loss,
+            labels=True,
+            costs="loss",
+        ),
         Criterion(
             "latency",
             "harm to the loss (or output) per millisecond that the block takes",

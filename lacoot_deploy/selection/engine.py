@@ -7,8 +7,7 @@ each on the activations of the already shortened network, against what the dense
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,16 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.cuts import Cut, Refit, Repair
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.folding import Folder, fold_refits
-from lacoot_deploy.graph.segments import Segment, extract, split_at_blocks
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.segments import split_at_blocks
 from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
-
-Values = dict[str, NDArray[Any]]
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A removed block: its form, the kind of repair it asks for, and the map that was fitted for it."""
-
-    form: Form
-    repair_kind: str
-    repair: Repair | None = None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A block that stays with a map folded into its branch."""
-
-    repair: Repair
-    session: Session = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A network with some blocks removed, and its values on the samples.
-
-    Attributes:
-        removed: Removal by block name.
-        values: Per batch, the values at the borders of the segments.
-        kept: Refitted blocks by name.
-    """
-
-    removed: Mapping[str, Removal]
-    values: tuple[Values, ...] = field(repr=False)
-    kept: Mapping[str, Kept] = field(default_factory=dict)
+from lacoot_deploy.selection.pieces import Pieces
+from lacoot_deploy.selection.variant import Kept, Removal, Values, Variant, apply_repair
 
 
 class Engine:
@@ -71,7 +35,7 @@ class Engine:
         self,
         model: onnx.ModelProto,
         blocks: Sequence[Block],
-        fit: Samples,
+        fit: Samples | None,
         judge: Samples,
         *,
         source: Path | None = None,
@@ -85,7 +49,7 @@ class Engine:
         Args:
             model: The model.
             blocks: Disjoint collapsible blocks of the main graph.
-            fit: Samples that repairs are fitted on.
+            fit: Samples that repairs are fitted on; None where nothing is to be fitted.
             judge: Samples that removals are judged by.
             source: The model's file, where it has external data.
             provider: Execution provider.
@@ -98,7 +62,8 @@ class Engine:
             InputError: The blocks overlap or lie in subgraphs, or the model cannot be run.
         """
         inferred = onnx.shape_inference.infer_shapes(model)
-        self.model, self.fit_samples, self.judge_samples = model, fit, judge
+        self.model, self.judge_samples = model, judge
+        self.fit_samples = judge.take(slice(0, 0)) if fit is None else fit
         self.batch_size = batch_size
         self.runs = 0
         self._open_args: dict[str, Any] = {"provider": provider, "threads": threads, "source": source}
@@ -116,8 +81,8 @@ class Engine:
             )
             for name, block in self.blocks.items()
         }
-        self._pieces: dict[str, tuple[Segment, Session]] = {}
-        self._inferred = inferred
+        parts = {s.block.name: s for s in self.segments if s.block is not None}
+        self._pieces = Pieces(inferred, parts, self._open)
         folder = Folder(model)
         self._folds = {name: folder.find(block) for name, block in self.blocks.items()}
         self.outputs = [output.name for output in model.graph.output]
@@ -126,12 +91,14 @@ class Engine:
             [name for name in segment.outputs if name in self._readers or name in self.outputs]
             for segment in self.segments
         ]
-        self._names = [value.name for value in model.graph.input if value.name in fit.feeds]
-        self.fit_batches = 1
+        self._names = [value.name for value in model.graph.input if value.name in judge.feeds]
         self._limit_samples(memory_bytes)
         self.fit_batches = -(-len(self.fit_samples) // batch_size)
-        start = [*self.fit_samples.batches(batch_size), *self.judge_samples.batches(batch_size)]
-        self.dense = Variant({}, self._forward([self._inputs(batch) for batch in start]))
+        fitting, judging = (
+            self._forward([self._inputs(batch) for batch in part.batches(batch_size)], fitting=number == 0)
+            for number, part in enumerate((self.fit_samples, self.judge_samples))
+        )
+        self.dense = Variant({}, (*fitting, *judging))
         self.judge = Judge(self.gather(self.dense), self.judge_samples.labels)
 
     def _inputs(self, batch: Values) -> Values:
@@ -139,12 +106,13 @@ class Engine:
 
     def _limit_samples(self, memory_bytes: int) -> None:
         """Use no more samples than the memory holds the values of; at least a batch of each kind."""
-        first = next(self.fit_samples.batches(self.batch_size))
-        values = self._forward([self._inputs(first)])[0]
+        first = next(self.judge_samples.batches(self.batch_size))
+        values = self._forward([self._inputs(first)], fitting=True)[0]
         size = sum(value.nbytes for value in values.values()) / len(next(iter(first.values())))
         share = memory_bytes / max(size * (len(self.fit_samples) + len(self.judge_samples)), 1)
         if share < 1:
-            self.fit_samples = self._spread(self.fit_samples, share)
+            if len(self.fit_samples):
+                self.fit_samples = self._spread(self.fit_samples, share)
             self.judge_samples = self._spread(self.judge_samples, share)
 
     def _spread(self, samples: Samples, share: float) -> Samples:
@@ -163,15 +131,63 @@ class Engine:
             form: The form; None for each block's best.
             repair: `none`, `affine`, `linear`, or what else `fit_repair` knows.
         """
+        removed, kept, first = self._asked(parent, names, form, repair)
+        fitting = self._forward(parent.values[: self.fit_batches], removed, kept, first, fitting=True)
+        judging = self._forward(parent.values[self.fit_batches :], removed, kept, first)
+        return Variant(removed, (*fitting, *judging), kept)
+
+    def trial(
+        self,
+        parent: Variant,
+        names: Sequence[str],
+        *,
+        form: Form | None = None,
+        repair: str,
+        labels: bool = True,
+        bound: float | None = None,
+    ) -> NDArray[np.float64] | None:
+        """What each judging sample costs with further blocks removed; the network itself is not kept.
+
+        Samples for the repairs are run no further than to the last removed block.
+
+        Args:
+            parent: A variant of this engine.
+            names: Blocks to remove.
+            form: The form; None for each block's best.
+            repair: As for `remove`.
+            labels: Whether labels, where there are any, decide what a sample costs; see `Judge.costs`.
+            bound: Give up as soon as the mean cost is sure to be greater (costs are never negative).
+
+        Returns:
+            float64 [N]; None where the bound was passed.
+        """
+        removed, kept, first = self._asked(parent, names, form, repair)
+        last = max(self.place[name] for name in removed)
+        self._forward(parent.values[: self.fit_batches], removed, kept, first, last, fitting=True)
+        costs: list[NDArray[np.float64]] = []
+        # A tie must not be lost to the order of a sum.
+        allowed = np.inf if bound is None else bound * len(self.judge_samples) * (1 + 1e-9)
+        total, done = 0.0, 0
+        for batch in parent.values[self.fit_batches :]:
+            (outputs,) = self._forward([batch], removed, kept, first)
+            costs.append(self.judge.costs(outputs, start=done, labels=labels))
+            done += len(costs[-1])
+            total += float(costs[-1].sum())
+            if total > allowed:
+                return None
+        return np.concatenate(costs)
+
+    def _asked(
+        self, parent: Variant, names: Sequence[str], form: Form | None, repair: str
+    ) -> tuple[dict[str, Removal], dict[str, Kept], int]:
+        """The removals asked for, the refitted blocks that stay, and the first segment that changes."""
         removed = dict(parent.removed)
         for name in names:
             removed[name] = Removal(form or self.blocks[name].forms[0], repair)
         first = min(self.place[name] for name in names)
         while (before := self._chained_before(first, removed)) is not None:
             first = before
-        kept = {name: block for name, block in parent.kept.items() if name not in removed}
-        values = self._forward(parent.values, removed, kept, first, parent)
-        return Variant(removed, values, kept)
+        return removed, {n: k for n, k in parent.kept.items() if n not in removed}, first
 
     def refit(self, variant: Variant, kind: str = "linear") -> Variant:
         """The same removals, the branches of the blocks that stay behind them refitted in order.
@@ -187,8 +203,10 @@ class Engine:
             return variant
         removed, kept = dict(variant.removed), dict[str, Kept]()
         first = min(self.place[name] for name in removed)
-        values = self._forward(self.dense.values, removed, kept, first, self.dense, refit=kind)
-        return Variant(removed, values, kept)
+        dense = self.dense.values
+        fitting = self._forward(dense[: self.fit_batches], removed, kept, first, fitting=True, refit=kind)
+        judging = self._forward(dense[self.fit_batches :], removed, kept, first)
+        return Variant(removed, (*fitting, *judging), kept)
 
     def quality(self, variant: Variant) -> Quality:
         """How good the variant's outputs are on the judging samples."""
@@ -219,38 +237,41 @@ class Engine:
         removed: dict[str, Removal] | None = None,
         kept: dict[str, Kept] | None = None,
         first: int = 0,
-        parent: Variant | None = None,
+        last: int | None = None,
         *,
+        fitting: bool = False,
         refit: str | None = None,
     ) -> tuple[Values, ...]:
-        """Run the segments from `first` on; what is fitted on the way is written into `removed` and `kept`."""
+        """Run the segments from `first` to `last` on batches of values; what did not change is not run again.
+
+        With `fitting` the batches are those that repairs and refits are fitted on, and what is fitted on the way is
+        written into `removed` and `kept`; without it, what stands there is applied.
+        """
         current = [dict(batch) for batch in start]
+        anew = removed is None
         removed, kept = removed if removed is not None else {}, kept if kept is not None else {}
-        for i in range(first, len(self.segments)):
+        end = len(self.segments) if last is None else last + 1
+        for i in range(first, end if current else first):
             segment = self.segments[i]
             block = segment.block
             removal = removed.get(block.name) if block is not None else None
             if block is not None and removal is not None:
-                shared = self._chained_after(i, removed)
-                removed[block.name] = self._stand_in(block, removal, current, shared)
-            elif parent is None or any(
+                removed[block.name] = self._stand_in(
+                    block, removal, current, fitting=fitting, shared=self._chained_after(i, removed)
+                )
+            elif anew or any(
                 batch[name] is not old[name]
-                for batch, old in zip(current, parent.values, strict=True)
+                for batch, old in zip(current, start, strict=True)
                 for name in segment.inputs
             ):
-                self.runs += 1
+                self.runs += len(current)
                 if refit is not None and block is not None:
                     self._refit(i, block, refit, current, kept)
                 session = kept[block.name].session if block and block.name in kept else self.sessions[i]
-                for number, batch in enumerate(current):
-                    feeds = {name: batch[name] for name in segment.inputs}
-                    # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
-                    wanted = (
-                        segment.outputs
-                        if parent is None and number < self.fit_batches
-                        else self._passed_on[i]
-                    )
-                    batch.update(session.run(feeds, wanted))
+                # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
+                wanted = segment.outputs if anew and fitting else self._passed_on[i]
+                for batch in current:
+                    batch.update(session.run({name: batch[name] for name in segment.inputs}, wanted))
         return tuple(current)
 
     def _refit(self, i: int, block: Block, kind: str, batches: list[Values], kept: dict[str, Kept]) -> None:
@@ -260,8 +281,8 @@ class Engine:
             return
         unit = block.units[-1]
         inputs, targets = [], []
-        segment, session = self._piece(block, "branch")
-        for batch, dense in zip(batches[: self.fit_batches], self.dense.values, strict=False):
+        segment, session = self._pieces.get(block, "branch")
+        for batch, dense in zip(batches, self.dense.values, strict=False):
             got = session.run({n: batch[n] for n in segment.inputs}, segment.outputs)
             skip = got[unit.skip] if unit.skip in got else batch[unit.skip]
             inputs.append(got[unit.branch])
@@ -278,25 +299,28 @@ class Engine:
         fold_refits(folded, [Refit(block, repair)], folder=None if source is None else source.parent)
         kept[block.name] = Kept(repair, self._open(folded))
 
-    def _stand_in(self, block: Block, removal: Removal, batches: list[Values], shared: bool) -> Removal:
-        """Compute a removed block's output from its input on every batch, fitting its repair first."""
+    def _stand_in(
+        self, block: Block, removal: Removal, batches: list[Values], *, fitting: bool, shared: bool
+    ) -> Removal:
+        """Compute a removed block's output from its input on every batch, fitting its repair first if asked to."""
         unit = block.units[-1]
         if removal.form is Form.BYPASS:
             base = [batch[block.input] for batch in batches]
             axis, target = self.axes[block.name], block.output
         elif len(block.units) > 1 or unit.merge_op != "Add":
             # Each unit loses its branch; what is left (a fused norm, say) is run as it stands, without a repair.
-            segment, session = self._piece(block, "shortcut")
+            segment, session = self._pieces.get(block, "shortcut")
             for batch in batches:
                 batch.update(session.run({n: batch[n] for n in segment.inputs}, segment.outputs))
             return Removal(removal.form, removal.repair_kind, None)
         else:
             base = self._skip(block, batches)
             axis, target = self.output_axes[block.name], unit.merge
-        repair = None
-        if not shared and removal.repair_kind != "none" and axis is not None and self._float(base[0]):
+        repair = None if fitting else removal.repair
+        fits = not shared and removal.repair_kind != "none" and self._float(base[0])
+        if fitting and fits and axis is not None:
             dense = [batch[target] for batch in self.dense.values[: self.fit_batches]]
-            repair = fit_repair(removal.repair_kind, base[: self.fit_batches], dense, axis)
+            repair = fit_repair(removal.repair_kind, base, dense, axis)
         mapped = base if repair is None else [apply_repair(repair, value) for value in base]
         if removal.form is Form.BYPASS:
             if block.keep_relu:
@@ -309,7 +333,7 @@ class Engine:
             for batch, value in zip(batches, mapped, strict=True):
                 batch[block.output] = value
         else:
-            segment, session = self._piece(block, "trailing")
+            segment, session = self._pieces.get(block, "trailing")
             for batch, value in zip(batches, mapped, strict=True):
                 feeds = {n: value if n == unit.merge else batch[n] for n in segment.inputs}
                 batch.update(session.run(feeds, segment.outputs))
@@ -319,41 +343,10 @@ class Engine:
         unit = block.units[-1]
         if unit.skip == block.input:
             return [batch[block.input] for batch in batches]
-        segment, session = self._piece(block, "skip")
+        segment, session = self._pieces.get(block, "skip")
         return [
             session.run({n: batch[n] for n in segment.inputs}, [unit.skip])[unit.skip] for batch in batches
         ]
-
-    def _piece(self, block: Block, what: str) -> tuple[Segment, Session]:
-        """The part of a block that its shortcut form keeps: its skip path, its trailing ops, or all of it."""
-        key = f"{what} {block.name}"
-        if key not in self._pieces:
-            unit = block.units[-1]
-            whole = self.segments[self.place[block.name]]
-            if what == "shortcut":
-                cut = collapse_blocks(self._with_types(whole), [Cut(block, Form.SHORTCUT)])
-                segment = extract(cut, [v.name for v in cut.graph.input], [block.output], name=key)
-            elif what == "branch":
-                made = {name for node in whole.model.graph.node for name in node.output}
-                ends = [name for name in (unit.branch, unit.skip) if name in made]
-                segment = extract(self._inferred, whole.inputs, ends, name=key)
-            elif what == "skip":
-                segment = extract(self._inferred, whole.inputs, [unit.skip], name=key)
-            else:
-                last = next(node for node in self.model.graph.node if block.output in node.output)
-                start = last.input[0] if what == "clip" else unit.merge
-                segment = extract(self._inferred, [start, *whole.inputs], [block.output], name=key)
-            self._pieces[key] = (segment, self._open(segment.model))
-        return self._pieces[key]
-
-    def _with_types(self, segment: Segment) -> onnx.ModelProto:
-        model = onnx.shape_inference.infer_shapes(segment.model)
-        known = {v.name: v for v in (*self._inferred.graph.value_info, *self._inferred.graph.output)}
-        assert segment.block is not None
-        name = segment.block.output
-        del model.graph.output[:]
-        model.graph.output.append(known.get(name, onnx.ValueInfoProto(name=name)))
-        return model
 
     def _clip(self, block: Block, values: list[NDArray[Any]], batches: list[Values]) -> list[NDArray[Any]]:
         """Clip a map's values as the block clipped its output, as surgery does."""
@@ -362,7 +355,7 @@ class Engine:
             return [np.maximum(value, 0) for value in values]
         if last.op_type != "Clip":
             return values
-        segment, session = self._piece(block, "clip")
+        segment, session = self._pieces.get(block, "clip")
         fed = (
             {n: v if n == last.input[0] else batch[n] for n in segment.inputs}
             for v, batch in zip(values, batches, strict=True)
@@ -413,15 +406,3 @@ class Engine:
     @staticmethod
     def _float(value: NDArray[Any]) -> bool:
         return bool(np.issubdtype(value.dtype, np.floating))
-
-
-def apply_repair(repair: Repair, value: NDArray[Any]) -> NDArray[Any]:
-    """T(x) on an array, in its own dtype."""
-    moved = np.moveaxis(value, repair.axis, -1)
-    if repair.matrix is not None:
-        out = moved @ repair.matrix.T.astype(value.dtype) + repair.shift.astype(value.dtype)
-    else:
-        if repair.scale is None:
-            raise InputError("An affine repair needs a scale.")
-        out = moved * repair.scale.astype(value.dtype) + repair.shift.astype(value.dtype)
-    return np.ascontiguousarray(np.moveaxis(out, -1, repair.axis))

@@ -67,6 +67,9 @@ class Judge:
         if not self.dense:
             raise InputError("The model has no floating-point output to judge a removal by.")
         self.labels = labels
+        self._sizes = {
+            name: float(np.mean(np.square(a, dtype=np.float64))) or 1.0 for name, a in self.dense.items()
+        }
         self.logits_name = next(
             (name for name, a in self.dense.items() if a.ndim == 2 and a.shape[1] > 1), None
         )
@@ -107,21 +110,32 @@ class Judge:
             divergence, loss = float("inf"), None if loss is None else float("inf")
         return Quality(samples, drift, divergence, agreement, loss, accuracy)
 
-    def costs(self, outputs: Outputs) -> NDArray[np.float64]:
-        """What each sample costs, float64 [N]: cross-entropy with labels, else divergence, else squared drift."""
+    def costs(self, outputs: Outputs, *, start: int = 0, labels: bool = True) -> NDArray[np.float64]:
+        """What each sample costs, never negative, float64 [n].
+
+        Cross-entropy with the labels where there are any, else the divergence from the dense network's classes,
+        else the squared difference from its outputs, each over the mean square of that output.
+
+        Args:
+            outputs: Outputs of n samples.
+            start: Which of the samples the first of them is.
+            labels: False for the divergence also where there are labels.
+        """
+        count = len(np.asarray(next(iter(outputs[name] for name in self.dense))))
+        part = slice(start, start + count)
         if self.logits_name is not None:
             logits = np.asarray(outputs[self.logits_name])
-            log = self._log(logits)
-            if self.labels is not None:
-                costs = -log[np.arange(len(log)), self.labels]
+            log, dense_log = self._log(logits), self.log_dense[part]
+            if self.labels is not None and labels:
+                costs = -log[np.arange(len(log)), self.labels[part]]
             else:
-                costs = np.sum(np.exp(self.log_dense) * (self.log_dense - log), axis=1)
+                # Rounding may leave a divergence of zero a hair below it.
+                costs = np.maximum(np.sum(np.exp(dense_log) * (dense_log - log), axis=1), 0)
             return np.where(np.isfinite(logits).all(axis=1), costs, np.inf)
-        total = np.zeros(len(next(iter(self.dense.values()))))
+        total = np.zeros(count)
         for name, dense in self.dense.items():
-            size = float(np.mean(dense.astype(np.float64) ** 2)) or 1.0
-            error = (np.asarray(outputs[name]).astype(np.float64) - dense.astype(np.float64)) ** 2
-            total += error.reshape(len(total), -1).mean(axis=1) / size
+            error = (np.asarray(outputs[name]).astype(np.float64) - dense[part].astype(np.float64)) ** 2
+            total += error.reshape(count, -1).mean(axis=1) / self._sizes[name]
         return total
 
     def correct(self, outputs: Outputs) -> NDArray[np.bool_] | None:

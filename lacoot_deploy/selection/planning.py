@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lacoot_deploy.data.types import Samples
+from lacoot_deploy.data.types import Samples, join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.cuts import Cut, Refit
@@ -155,9 +155,10 @@ def make_plan(
         plan.criterion = plan.search = None
     if evidence is None:
         return _plan_without_data(plan, candidates, limit, rule, distances or {}, form, seed)
-    engine = Engine(
-        model, candidates, evidence.fit, evidence.choose, source=source, provider=provider, threads=threads
-    )
+    # Where nothing is fitted, all samples that do not confirm can choose.
+    fits = repair != "none" or refit
+    fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
+    engine = Engine(model, candidates, fit, choose, source=source, provider=provider, threads=threads)
     wanted = None if form == "auto" else Form(form)
     stop = _stop(engine, limit, model, speedup)
     names = [block.name for block in candidates]

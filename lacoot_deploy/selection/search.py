@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
-from lacoot_deploy.selection.engine import Engine, Variant
+from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Quality
+from lacoot_deploy.selection.variant import Variant
 
 Progress = Callable[[int, int, str], None]
 
@@ -120,14 +121,31 @@ def greedy(
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
     trial_repair = AUTO_REPAIRS[-1] if repair == "auto" else repair
     before = engine.quality(engine.dense)
+    last: dict[str, float] = {}
     while left:
         best: tuple[float, int, str] | None = None
-        for name in left:
+        # The likely best goes first, so that the others can be given up early; before anything is known, that which
+        # has the least behind it.
+        for name in sorted(left, key=lambda n: (last.get(n, np.inf), -engine.place[n])):
             if progress is not None:
                 progress(trials, total, "searching greedily")
             trials += 1
-            quality = engine.quality(engine.remove(current, [name], form=form, repair=trial_repair))
-            score = criterion.score(before, quality, None if latencies is None else latencies.get(name))
+            bound = None if best is None else best[0]
+            if criterion.costs is not None:
+                costs = engine.trial(
+                    current,
+                    [name],
+                    form=form,
+                    repair=trial_repair,
+                    labels=criterion.costs == "loss",
+                    bound=bound,
+                )
+                score = np.inf if costs is None else float(costs.mean())
+            else:
+                quality = engine.quality(engine.remove(current, [name], form=form, repair=trial_repair))
+                score = criterion.score(before, quality, None if latencies is None else latencies.get(name))
+            if np.isfinite(score):
+                last[name] = score
             entry = (score, engine.place[name], name)
             best = entry if best is None else min(best, entry)
         assert best is not None

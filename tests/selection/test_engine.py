@@ -60,12 +60,13 @@ def test_neighbours_share_one_map():
 
 def test_what_lies_before_the_first_change_is_not_run_again():
     _, engine = make_engine(residual_cnn, blocks=6)
+    batches = len(engine.dense.values)
     before = engine.runs
     engine.remove(engine.dense, ["layer5"], repair="affine")
-    assert engine.runs - before == 1  # only the head lies behind the last block
+    assert engine.runs - before == batches  # only the head lies behind the last block
     before = engine.runs
     engine.remove(engine.dense, ["layer0"], repair="none")
-    assert engine.runs - before == 6
+    assert engine.runs - before == 6 * batches
 
 
 def test_an_affine_repair_brings_the_outputs_nearer():
@@ -129,3 +130,31 @@ def test_branches_that_cannot_take_a_map_stay_as_they_are():
     _, engine = make_engine(residual_mlp, 3)  # a product without a bias has no place for the shift
     removed = engine.remove(engine.dense, ["layer0"], repair="affine")
     assert not engine.refit(removed).kept
+
+
+@pytest.mark.parametrize("repair", ["none", "affine", "linear"])
+def test_a_trial_costs_what_the_network_that_it_tries_costs(repair):
+    _, engine = make_engine(residual_cnn, 4)
+    parent = engine.refit(engine.remove(engine.dense, ["layer1"], repair="linear"))
+    for name in ("layer0", "layer2", "layer3"):
+        costs = engine.trial(parent, [name], repair=repair)
+        variant = engine.remove(parent, [name], repair=repair)
+        np.testing.assert_allclose(costs, engine.judge.costs(engine.gather(variant)), rtol=1e-6)
+
+
+def test_a_trial_ends_when_it_is_sure_to_cost_more():
+    _, engine = make_engine(residual_cnn, 4)
+    costs = engine.trial(engine.dense, ["layer0"], repair="none")
+    before = engine.runs
+    assert engine.trial(engine.dense, ["layer0"], repair="none", bound=costs.mean()) is not None
+    whole = engine.runs - before
+    assert engine.trial(engine.dense, ["layer0"], repair="none", bound=costs.mean() / 20) is None
+    assert engine.runs - before == whole + whole // 2  # the first of two batches was enough to tell
+
+
+def test_without_fitting_samples_nothing_is_fitted():
+    model, found = residual_cnn(3)
+    engine = Engine(model, found, None, samples(model, 24, 2), batch_size=16)
+    variant = engine.remove(engine.dense, ["layer1"], repair="none")
+    expected = run(collapse_blocks(model, engine.cuts(variant)), dict(engine.judge_samples.feeds))[0]
+    np.testing.assert_allclose(engine.gather(variant)["logits"], expected, rtol=1e-4, atol=1e-5)

@@ -7,13 +7,17 @@ import pytest
 from builders import random_feeds, residual_mlp, run
 
 from lacoot_deploy.data import Samples
+from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.surgery import collapse_blocks
 from lacoot_deploy.manifest import BlockRecord, DistanceRecord, parse_plan, to_json
+from lacoot_deploy.selection.criteria import CRITERIA
+from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.matching import match_records, resolve_plan
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan
+from lacoot_deploy.selection.search import greedy
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,8 @@ def test_the_blocks_that_matter_least_go_first(network, search):
 
 def test_the_loss_criterion_ranks_as_removing_each_block_by_hand_does(network):
     model, blocks, samples = network
-    choose = Evidence.split(samples).choose
+    evidence = Evidence.split(samples)
+    choose = join(evidence.fit, evidence.choose)  # nothing is fitted, so that part can choose as well
 
     def loss(block):
         logits = run(collapse_blocks(model, [Cut(block, Form.BYPASS)]), dict(choose.feeds))[0].astype(
@@ -191,3 +196,21 @@ def test_blocks_are_found_again_by_values_and_by_structure(network):
     assert by_structure.blocks["old2"].name == "layer2"
     assert "structure" in by_structure.notes[0]
     assert match_records(renamed[:3], blocks).blocks == {}
+
+
+@pytest.mark.parametrize("criterion", ["loss", "output"])
+@pytest.mark.parametrize("repair", ["none", "linear"])
+def test_giving_up_early_changes_no_choice(network, criterion, repair):
+    model, blocks, samples = network
+    evidence = Evidence.split(samples)
+    engine = Engine(model, blocks, evidence.fit, evidence.choose, batch_size=32)
+    trial = CRITERIA[criterion].trial
+    path = greedy(engine, list(engine.blocks), CRITERIA[criterion], repair=repair, stop=lambda step: False)
+    current, left = engine.dense, list(engine.blocks)
+    for step in path:
+        scores = {n: trial(engine.quality(engine.remove(current, [n], repair=repair))) for n in left}
+        best = min(left, key=scores.__getitem__)
+        assert step.block == best
+        assert step.score == pytest.approx(scores[best], rel=1e-6)
+        current = engine.remove(current, [best], repair=repair)
+        left.remove(best)
