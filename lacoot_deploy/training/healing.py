@@ -12,11 +12,12 @@ from onnx import numpy_helper
 
 from lacoot_deploy.errors import UsageError, VerificationError
 from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
+from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.training.checkpoint import Checkpoint
 from lacoot_deploy.training.export import check_against
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import CutSetting, Recipe
+from lacoot_deploy.training.refits import refitted_weights
 
 HEALING: dict[str, Any] = {
     "epochs": 3,
@@ -36,10 +37,19 @@ EQUAL = 1e-5
 """Largest difference from the collapsed ONNX file before the first step, relative to the largest output."""
 
 
-def healing_settings(recorded: Checkpoint, cuts: Sequence[CutSetting], teacher: str) -> dict[str, Any]:
+def healing_settings(
+    recorded: Checkpoint, cuts: Sequence[CutSetting], refits: Sequence[Refit], teacher: str
+) -> dict[str, Any]:
     """The settings of a healing run: those of the run before, shorter, gentler and with a teacher."""
     recipe = recorded.recipe
-    decided = {"lr": recipe.lr * RATE, "cuts": (*recipe.cuts, *cuts), "weights": None, "teacher": teacher}
+    refitted = [refit.block.name for refit in refits if refit.block.name not in recipe.refits]
+    decided = {
+        "lr": recipe.lr * RATE,
+        "cuts": (*recipe.cuts, *cuts),
+        "refits": (*recipe.refits, *refitted),
+        "weights": None,
+        "teacher": teacher,
+    }
     return recipe.model_dump(mode="json") | HEALING | decided
 
 
@@ -79,6 +89,7 @@ def healing_weights(
     recipe: Recipe,
     recorded: Checkpoint,
     cuts: Sequence[Cut],
+    refits: Sequence[Refit],
     collapsed: onnx.ModelProto,
     example: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
@@ -88,6 +99,7 @@ def healing_weights(
         recipe: The healing run's.
         recorded: The dense run.
         cuts: What goes and how.
+        refits: Blocks that stay, and the maps folded into them.
         collapsed: The ONNX model that the network must equal.
         example: Real inputs.
 
@@ -95,9 +107,13 @@ def healing_weights(
         VerificationError: It does not equal it.
     """
     header = recorded.header
-    model = build_model(recipe, classes=len(header.classes), channels=header.channels).eval()
+    sizes = {"classes": len(header.classes), "channels": header.channels}
+    model = build_model(recipe, **sizes).eval()
     own = model.state_dict()
     state = {name: value for name, value in recorded.weights.items() if name in own}
+    dense = build_model(recorded.recipe, **sizes)
+    for refit in refits:
+        state |= refitted_weights(dense, recorded.weights, refit)
     for cut in cuts:
         if cut.repair is None:
             continue

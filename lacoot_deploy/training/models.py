@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.refits import take_norm_in
 from lacoot_deploy.training.removal import remove_block, replace_block
 from lacoot_deploy.userfunctions import load_function
 
@@ -187,7 +188,7 @@ REGISTRY: Mapping[str, Builder] = {
 
 
 def build_model(recipe: Recipe, *, classes: int, channels: int) -> nn.Module:
-    """The untrained network of a recipe, with the blocks in `without` taken out and those in `cuts` replaced.
+    """The untrained network of a recipe, its blocks taken out, cut and refitted as it says.
 
     Registry and python models are called with `classes` and `channels` (of the images), torchvision ones with
     `num_classes`, timm ones with `num_classes` and `in_chans`; `model_args` are added.
@@ -201,6 +202,8 @@ def build_model(recipe: Recipe, *, classes: int, channels: int) -> nn.Module:
         remove_block(model, name)
     for cut in recipe.cuts:
         replace_block(model, cut)
+    for name in recipe.refits:
+        take_norm_in(model, name)
     return model
 
 

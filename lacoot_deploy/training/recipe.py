@@ -53,6 +53,8 @@ class Recipe(BaseModel):
         without: Blocks replaced by what their removal leaves (identity, or the shortcut of a strided block) before
             training: the equally shallow network from scratch.
         cuts: Blocks replaced by what a plan leaves of them, repairs as layers; `train --heal` sets it.
+        refits: Blocks whose last linear layer has taken in the norm behind it, which `train --heal` does where the plan
+            has refitted it.
         teacher: Run folder or checkpoint whose network's answers are learned beside the labels; None for none.
         distill: Share of the teacher in the loss; the labels have the rest.
         temperature: By which both networks' scores are divided before they are compared.
@@ -102,6 +104,7 @@ class Recipe(BaseModel):
     model_args: dict[str, Any] = Field(default_factory=dict)
     without: tuple[str, ...] = ()
     cuts: tuple[CutSetting, ...] = ()
+    refits: tuple[str, ...] = ()
     teacher: str | None = None
     distill: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)

@@ -15,7 +15,7 @@ from lacoot_deploy.workflow.measuring import PRODUCER
 if TYPE_CHECKING:
     from lacoot_deploy.training.run import Progress
 
-FIXED = ("model", "model_args", "without", "cuts", "weights", "teacher")
+FIXED = ("model", "model_args", "without", "cuts", "refits", "weights", "teacher")
 """Settings that the run and the plan decide."""
 
 
@@ -79,7 +79,7 @@ def heal(
     """
     from lacoot_deploy.graph.io import fingerprint
     from lacoot_deploy.graph.surgery import collapse_blocks
-    from lacoot_deploy.selection.matching import resolve_plan
+    from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
     from lacoot_deploy.training.checkpoint import read_checkpoint
     from lacoot_deploy.training.finish import load_run
     from lacoot_deploy.training.healing import cut_settings, healing_settings, healing_weights
@@ -97,20 +97,22 @@ def heal(
     recorded = read_checkpoint(Path(run))
     _, found, example = load_run(recorded)
     cuts, _ = resolve_plan(plan, found.blocks)
-    settings = healing_settings(recorded, cut_settings(cuts, found.exported), str(run))
+    refits = resolve_refits(plan, found.blocks)
+    settings = healing_settings(recorded, cut_settings(cuts, found.exported), refits, str(run))
     apply_overrides(settings, overrides)
     recipe = check_recipe(settings, origin="The recipe of the healing")
-    collapsed = collapse_blocks(found.exported, cuts)
+    collapsed = collapse_blocks(found.exported, cuts, refits)
     record = CollapseRecord(
         plan_sha256=plan.digest(),
         model_sha256_before=fingerprint(found.exported),
         blocks=[cut.block.name for cut in cuts],
         forms={cut.block.name: cut.form.value for cut in cuts},
         repairs={cut.block.name: cut.repair.kind for cut in cuts if cut.repair is not None},
+        refits=[refit.block.name for refit in refits],
         producer=PRODUCER,
     )
     start = Start(
-        weights=healing_weights(recipe, recorded, cuts, collapsed, example),
+        weights=healing_weights(recipe, recorded, cuts, refits, collapsed, example),
         preprocessing=recorded.header.preprocessing,
         history=(*recorded.header.history, record),
     )

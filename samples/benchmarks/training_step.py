@@ -4,10 +4,11 @@
     python samples/benchmarks/training_step.py --model resnet20 --rounds 20 --json step.json
     python samples/benchmarks/training_step.py --device cuda --precision bf16
 
-Without options it is the paper's ResNet-18 on CIFAR-10 shapes, batch 128. The original's penalty is POT's `max_sliced_wasserstein_distance` (50 random directions, all of them under autograd)
-on the same blocks. Every round runs each step once, in an order that rotates; the cost is the median over rounds of the
-paired ratio to the step without penalty, with a bootstrap interval. On the CPU the process's own CPU time is shown
-too: it is what to look at on a machine that others keep busy.
+Without options it is the paper's ResNet-18 on CIFAR-10 shapes, batch 128. The original's penalty is POT's
+`max_sliced_wasserstein_distance` (50 random directions, all of them under autograd) on the same blocks. Every round
+runs each step once, in an order that rotates; the cost is the median over rounds of the paired ratio to the step
+without penalty, with a bootstrap interval. On the CPU the process's own CPU time is shown too: it is what to look at
+on a machine that others keep busy.
 """
 
 from __future__ import annotations

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner
-from lacoot_deploy_cli.main import main
+from lacoot_deploy_cli.main import run as run_command
 
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.costs import model_costs
+from lacoot_deploy.graph.cuts import Refit, Repair
 from lacoot_deploy.graph.io import load_model
-from lacoot_deploy.manifest import parse_plan, read_manifest
+from lacoot_deploy.manifest import parse_plan, read_manifest, to_json
+from lacoot_deploy.selection.matching import refit_records
 from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.recipe import Recipe
@@ -23,6 +24,7 @@ from lacoot_deploy.training.run import train
 from lacoot_deploy.workflow.collapsing import collapse
 from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.healing import HealSummary, heal
+from lacoot_deploy.workflow.inspecting import open_model
 
 DENSE = Recipe(
     model_args={"widths": [8, 16], "blocks": [3, 3]},
@@ -110,11 +112,34 @@ def test_the_file_tells_its_history(healed: tuple[HealSummary, Path], run: Path,
 
 @pytest.mark.parametrize("repair", ["none", "affine"])
 def test_every_repair_is_carried_over_exactly(repair: str, run: Path, tmp_path: Path) -> None:
-    # `heal` itself compares the cut network with the collapsed file; a learning rate of almost nothing keeps it so.
-    # batch norms go on counting, so the comparison here is of accuracy alone.
+    # `heal` itself refuses to begin where the cut network differs from the collapsed file by more than 1e-5.
     plan = plan_of(run, tmp_path, repair)
     summary = heal(run, plan, tmp_path / "run", overrides=("epochs=1", "lr=1e-9"))
     assert summary.cut_val_accuracy == pytest.approx(accuracy_of(tmp_path / "cut.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["affine", "linear"])
+def test_refitted_blocks_are_carried_over_exactly(kind: str, run: Path, tmp_path: Path) -> None:
+    plan = parse_plan(plan_of(run, tmp_path, "affine", ("layer1.0", "layer2.0")).read_text())
+    recorded = {block.name: block for block in open_model(run / "model.onnx").blocks}
+    generator = np.random.default_rng(0)
+    plan.refits = []
+    for name, width in (("layer1.2", 8), ("layer2.1", 16)):
+        repair = Repair(
+            axis=1,
+            shift=generator.normal(size=width).astype(np.float32),
+            scale=generator.normal(size=width).astype(np.float32) if kind == "affine" else None,
+            matrix=generator.normal(size=(width, width)).astype(np.float32) if kind == "linear" else None,
+        )
+        plan.refits += refit_records([Refit(recorded[name], repair)])
+    (tmp_path / "refits.json").write_text(to_json(plan))
+    # `heal` itself compares with the collapsed file, refits and all.
+    summary = heal(run, tmp_path / "refits.json", tmp_path / "run", overrides=("epochs=1",))
+    manifest = read_manifest(load_model(summary.model))
+    assert manifest is not None
+    assert manifest.history[0].refits == ["layer1.2", "layer2.1"]
+    export_checkpoint(tmp_path / "run", tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == Path(summary.model).read_bytes()
 
 
 def test_an_interrupted_healing_goes_on(healed: tuple[HealSummary, Path], run: Path, tmp_path: Path) -> None:
@@ -152,12 +177,12 @@ def test_a_plan_of_another_network_is_refused(run: Path, tmp_path: Path) -> None
         heal(run, tmp_path / "other.json", tmp_path / "run")
 
 
-def test_the_command_heals(healed: tuple[HealSummary, Path], run: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(run), "--heal", str(healed[1] / "plan.json"), "-o", str(tmp_path / "run")]
-    result = CliRunner().invoke(main, [*arguments, "--set", "epochs=1", "--json", "-q"])
-    assert result.exit_code == 0, result.output
-    assert sorted(json.loads(result.stdout)["blocks"]) == sorted(CUTS)
-    missing = CliRunner().invoke(
-        main, ["train", "--heal", str(healed[1] / "plan.json"), "-o", str(tmp_path / "x")]
-    )
-    assert missing.exit_code == 2
+def test_the_command_heals(
+    healed: tuple[HealSummary, Path], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = str(healed[1] / "plan.json")
+    arguments = ["train", str(run), "--heal", plan, "-o", str(tmp_path / "run"), "--set", "epochs=1"]
+    assert run_command([*arguments, "--json", "-q"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["blocks"]) == sorted(CUTS)
+    assert run_command(["train", "--heal", plan, "-o", str(tmp_path / "x")]) == 2
+    assert "run folder" in capsys.readouterr().err
