@@ -17,6 +17,7 @@ from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Shape
 from lacoot_deploy.graph.dims import sample_value
 from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node, index_model
+from lacoot_deploy.graph.tolerant import attempt
 
 _WEIGHT_TYPES = frozenset(
     value
@@ -50,13 +51,7 @@ def model_costs(model: onnx.ModelProto) -> ModelCosts:
 
 def costs_of(index: ModelIndex) -> ModelCosts:
     """Nodes, parameters and multiply-adds of an indexed model."""
-    costs = Costs(index, static.infer(index))
-    return ModelCosts(
-        nodes=sum(len(graph.graph.node) for graph in index.graphs),
-        parameters=sum(costs.parameters(graph, graph.initializers) for graph in index.graphs),
-        macs=costs.macs(index.main, index.main.nodes),
-        opset=index.opset,
-    )
+    return Costs(index, static.infer(index)).whole()
 
 
 class Costs:
@@ -68,7 +63,9 @@ class Costs:
     """
 
     def __init__(self, model: ModelIndex, tables: Mapping[tuple[str, ...], static.ShapeTable]) -> None:
+        self._model = model
         self._tables = tables
+        self._counted: dict[int, int | None] = {}
         self._bodies: dict[int, list[GraphIndex]] = {}
         for graph in model.graphs:
             if graph.owner is not None:
@@ -83,6 +80,16 @@ class Costs:
         )
         self._batch = first[0] if first and isinstance(first[0], int) else 1
 
+    def whole(self) -> ModelCosts:
+        """Costs of the whole model."""
+        graphs, main = self._model.graphs, self._model.main
+        return ModelCosts(
+            nodes=sum(len(graph.graph.node) for graph in graphs),
+            parameters=sum(self.parameters(graph, graph.initializers) for graph in graphs),
+            macs=self.macs(main, main.nodes),
+            opset=self._model.opset,
+        )
+
     def macs(self, graph: GraphIndex, nodes: Iterable[Node]) -> int | None:
         """Multiply-adds of nodes of one graph, the bodies in them included; None where one cannot be counted."""
         total = self._total(graph, nodes)
@@ -92,8 +99,9 @@ class Costs:
         total = 0
         for node in nodes:
             bodies = self._bodies.get(id(node), ())
-            counts = [node_macs(node, self._tables[graph.scope]), *(self._total(b, b.nodes) for b in bodies)]
-            for count in counts:
+            if id(node) not in self._counted:
+                self._counted[id(node)] = node_macs(node, self._tables[graph.scope])
+            for count in (self._counted[id(node)], *(self._total(body, body.nodes) for body in bodies)):
                 if count is None:
                     return None
                 total += count
@@ -116,7 +124,7 @@ def node_macs(node: Node, table: static.ShapeTable) -> int | None:
         return None
     rule = _RULES.get(node.op)
     if rule is not None:
-        return rule(node, table)
+        return attempt(rule, node, table, unknown=None)
     return None if node.op in ops.LINEAR else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 from lacoot_deploy.graph.blocks import Dim
 
@@ -21,7 +22,7 @@ def factors(dim: int | str) -> Factors:
     parts = _split(dim)
     number, symbols = 1, Counter[str]()
     for part in parts:
-        if part.isdigit():
+        if part.isascii() and part.isdigit():
             number *= int(part)
         else:
             symbols[part] += 1
@@ -53,17 +54,33 @@ def _split(text: str) -> list[str]:
     return parts if all(parts) else [f"({text})"]
 
 
-def monomial(number: int, symbols: Counter[str]) -> int | str:
-    """The dimension with these factors, always written the same way."""
-    names = sorted(symbols.elements())
-    if not names:
+LONGEST = 2000
+"""A dimension whose text would be longer is given up as unknown: texts can double with every node."""
+
+
+def monomial(number: int, symbols: Counter[str]) -> Dim:
+    """The dimension with these factors, always written the same way; None where it would be too long a text."""
+    if not symbols:
         return number
-    return "*".join(names if number == 1 else [str(number), *names])
+    if symbols.total() > LONGEST:
+        return None
+    names = sorted(symbols.elements())
+    return bounded("*".join(names if number == 1 else [str(number), *names]))
+
+
+def bounded(text: str) -> Dim:
+    """The text, or None where it is too long."""
+    return text if len(text) <= LONGEST else None
 
 
 def canonical(dim: Dim) -> Dim:
     """The same dimension the way this module writes it."""
-    return monomial(*factors(dim)) if isinstance(dim, str) else dim
+    return _canonical(dim) if isinstance(dim, str) else dim
+
+
+@lru_cache(maxsize=4096)
+def _canonical(dim: str) -> Dim:
+    return monomial(*factors(dim))
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
@@ -94,7 +111,7 @@ def divide(a: Dim, b: Dim) -> Dim:
     (m, left), (n, right) = factors(a), factors(b)
     if n and m % n == 0 and all(left[name] >= count for name, count in right.items()):
         return monomial(m // n, left - right)
-    return f"({a}//{b})"
+    return bounded(f"({a}//{b})")
 
 
 def modulo(a: Dim, b: Dim) -> Dim:
@@ -106,7 +123,7 @@ def modulo(a: Dim, b: Dim) -> Dim:
     (m, left), (n, right) = factors(a), factors(b)
     if n and m % n == 0 and all(left[name] >= count for name, count in right.items()):
         return 0
-    return f"({a}%{b})"
+    return bounded(f"({a}%{b})")
 
 
 def add(a: Dim, b: Dim) -> Dim:
@@ -127,8 +144,8 @@ def add(a: Dim, b: Dim) -> Dim:
     if isinstance(b, int):
         base, offset = _offset(str(a))
         total = offset + b
-        return canonical(base) if total == 0 else f"({base}{total:+d})"
-    return "(" + "+".join(sorted((str(a), str(b)))) + ")"
+        return canonical(base) if total == 0 else bounded(f"({base}{total:+d})")
+    return bounded("(" + "+".join(sorted((str(a), str(b)))) + ")")
 
 
 def _offset(text: str) -> tuple[str, int]:
@@ -137,7 +154,7 @@ def _offset(text: str) -> tuple[str, int]:
         inner = text[1:-1]
         for place in range(len(inner) - 1, 0, -1):
             if inner[place] in "+-":
-                if inner[place + 1 :].isdigit() and "(" not in inner[place:]:
+                if inner.isascii() and inner[place + 1 :].isdigit() and "(" not in inner[place:]:
                     return inner[:place], int(inner[place:])
                 break
             if not inner[place].isdigit():
@@ -161,4 +178,9 @@ def sample_value(dim: Dim) -> int:
     """The dimension with every symbol taken as 1, as for one sample; 1 where unknown."""
     if isinstance(dim, int):
         return dim
-    return 1 if dim is None else max(factors(dim)[0], 1)
+    return 1 if dim is None else _number_in(dim)
+
+
+@lru_cache(maxsize=4096)
+def _number_in(dim: str) -> int:
+    return max(factors(dim)[0], 1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph import ops
 
 if TYPE_CHECKING:
@@ -187,7 +188,11 @@ class ModelIndex:
 
 
 def index_model(model: onnx.ModelProto) -> ModelIndex:
-    """Index every graph of a model; linear in the number of nodes, reads no weights."""
+    """Index every graph of a model; linear in the number of nodes, reads no weights.
+
+    Raises:
+        InputError: Two nodes compute one value, or nodes read one another in a circle.
+    """
     graphs: list[GraphIndex] = []
     _index_graph(model.graph, None, None, "", graphs)
     functions = {(function.domain, function.name): function for function in model.functions}
@@ -218,7 +223,7 @@ def _index_graph(
     index.outputs = tuple(value.name for value in graph.output)
     bodies: list[tuple[Node, str, onnx.GraphProto]] = []
     for proto in _sorted(graph):
-        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx") and proto.output:
             tensor = _constant_tensor(proto)
             if tensor is not None:
                 index.initializers[proto.output[0]] = tensor
@@ -246,7 +251,9 @@ def _nodes(
     """The node, or its parts where it is a fused merge."""
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     inputs, outputs = tuple(proto.input), tuple(proto.output)
-    activation = next((attr.s.decode() for attr in proto.attribute if attr.name == "activation"), "")
+    activation = next(
+        (attr.s.decode(errors="replace") for attr in proto.attribute if attr.name == "activation"), ""
+    )
     parts = ops.split_fused(
         proto.op_type, domain, inputs, outputs, hidden=HIDDEN, activation=activation, constants=constants
     )
@@ -288,14 +295,24 @@ def _free_names(body: onnx.GraphProto) -> dict[str, None]:
 def _sorted(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
     """The nodes in topological order: the file's own where that is one, else a stable sort of it."""
     nodes = list(graph.node)
-    made = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    made: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in node.output:
+            if name and made.setdefault(name, i) != i:
+                raise InputError(f"The model is not valid: {name} is computed by two nodes.")
     needs = [
-        {made[name] for name in (*node.input, *_captured_of(node)) if name in made and made[name] != i}
+        {made[name] for name in (*node.input, *_captured_of(node)) if name in made}
         for i, node in enumerate(nodes)
     ]
     if all(source < i for i, sources in enumerate(needs) for source in sources):
         return nodes
-    return [nodes[i] for i in _kahn(needs)]
+    order = _kahn(needs)
+    if len(order) < len(nodes):
+        name = next(iter(nodes[min(set(range(len(nodes))) - set(order))].output), "")
+        raise InputError(
+            f"The model is not valid: to compute {name}, its nodes read one another in a circle."
+        )
+    return [nodes[i] for i in order]
 
 
 def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
@@ -305,6 +322,7 @@ def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _kahn(needs: list[set[int]]) -> list[int]:
+    """Positions in topological order, as near to the old order as can be; those on or behind a circle are left out."""
     import heapq
 
     readers: list[list[int]] = [[] for _ in needs]
@@ -322,8 +340,7 @@ def _kahn(needs: list[set[int]]) -> list[int]:
             waiting[reader] -= 1
             if waiting[reader] == 0:
                 heapq.heappush(ready, reader)
-    # Nodes on a cycle keep the file's order: such a model is invalid, and the checker says so better than an index.
-    return order + [i for i, count in enumerate(waiting) if count > 0]
+    return order
 
 
 def _constant_tensor(proto: onnx.NodeProto) -> onnx.TensorProto | None:

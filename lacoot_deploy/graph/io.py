@@ -79,39 +79,76 @@ def fingerprint(model: onnx.ModelProto) -> str:
     Writing a manifest does not change it. Of external weights it covers where they lie in their file and how long they
     are, not their bytes nor the file's name.
     """
-    digest = hashlib.sha256()
-    _hash_message(model, digest)
-    return digest.hexdigest()
+    feed = _Feed()
+    _hash_message(model, feed)
+    return feed.hexdigest()
 
 
 _UNHASHED = {"metadata_props", "doc_string", "producer_name", "producer_version", "model_version"}
 
 
-def _hash_message(message: Message, digest: hashlib._Hash) -> None:
+class _Feed:
+    """A digest that is given many short pieces at once: most of a graph is short texts by the ten thousand."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > _PIECES_BYTES:
+            self._flush()
+
+    def add_text(self, data: bytes) -> None:
+        self.add(b"%d:" % len(data))
+        if len(data) <= _PIECES_BYTES:
+            self.add(data)
+            return
+        # A weight: hashed where it lies, not copied.
+        self._flush()
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        self._flush()
+        return self._digest.hexdigest()
+
+    def _flush(self) -> None:
+        self._digest.update(b"".join(self._pieces))
+        self._pieces.clear()
+        self._size = 0
+
+
+_PIECES_BYTES = 1 << 16
+
+
+def _hash_message(message: Message, feed: _Feed) -> None:
     for field, value in message.ListFields():
         if field.name in _UNHASHED:
             continue
-        digest.update(f"{field.number}:".encode())
-        if isinstance(value, (str, bytes, int, float)):
-            _hash_bytes(value if isinstance(value, bytes) else str(value).encode(), digest)
+        feed.add(b"%d:" % field.number)
+        kind = type(value)
+        if kind is str:
+            feed.add_text(value.encode())
+        elif kind is bytes:
+            feed.add_text(value)
+        elif isinstance(value, (int, float)):
+            feed.add_text(str(value).encode())
         elif isinstance(value, Message):
-            _hash_message(value, digest)
+            _hash_message(value, feed)
         elif isinstance(value[0], Message):
+            placed = isinstance(value[0], onnx.StringStringEntryProto)
             for item in value:
-                if not (isinstance(item, onnx.StringStringEntryProto) and item.key == "location"):
-                    _hash_message(item, digest)
-                    digest.update(b";")
+                if not (placed and item.key == "location"):
+                    _hash_message(item, feed)
+                    feed.add(b";")
         elif isinstance(value[0], (str, bytes)):
             for item in value:
-                _hash_bytes(item if isinstance(item, bytes) else item.encode(), digest)
+                feed.add_text(item if isinstance(item, bytes) else item.encode())
         else:
-            _hash_bytes(np.array(value).tobytes(), digest)
-    digest.update(b"}")
-
-
-def _hash_bytes(data: bytes, digest: hashlib._Hash) -> None:
-    digest.update(f"{len(data)}:".encode())
-    digest.update(data)
+            feed.add_text(np.array(value).tobytes())
+    feed.add(b"}")
 
 
 def save_model(model: onnx.ModelProto, target: str | Path, *, source: str | Path | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 def nested_graphs(node: Any) -> Iterator[Any]:
     """The onnx-graphsurgeon graphs directly inside a node."""
-    return iter(node.subgraphs())
+    return iter(node.subgraphs()) if node.attrs else iter(())
 
 
 def live_nodes(graph: Any) -> set[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 from lacoot_deploy.graph.index import GraphIndex, Node
 
@@ -34,6 +35,7 @@ class Scopes:
     def __init__(self, graph: GraphIndex) -> None:
         self._graph = graph
         self._said: dict[int, Scope | None] = {}
+        self._found: dict[int, Scope | None] = {}
         self._texts: dict[str, Scope | None] = {}
         self._readers: dict[str, int] | None = None
         self._tensorflow: bool | None = None
@@ -41,8 +43,22 @@ class Scopes:
 
     def of(self, node: Node) -> Scope | None:
         """The module that ran the node, or the one whose weights it reads; None where nothing tells."""
-        said = self.said(node)
-        return said if said is not None else self._from_weights(node)
+        key = id(node.proto)
+        if key not in self._found:
+            said = self.said(node)
+            self._found[key] = said if said is not None else self._from_weights(node)
+        return self._found[key]
+
+    @cached_property
+    def held(self) -> dict[Scope, list[Node]]:
+        """For each module the nodes that it is known to hold, constants aside."""
+        found: dict[Scope, list[Node]] = {}
+        for node in self._graph.nodes:
+            scope = self.of(node)
+            if scope and any(name in self._graph.dynamic for name in node.outputs):
+                for length in range(1, len(scope) + 1):
+                    found.setdefault(scope[:length], []).append(node)
+        return found
 
     def said(self, node: Node) -> Scope | None:
         """The module that ran the node, where the exporter's own record or the node's name says so."""
@@ -119,7 +135,8 @@ def parse_name_scopes(text: str) -> Scope | None:
     """Scope from PyTorch's list of nested module paths, the last entry of which is the operation itself."""
     try:
         parts = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        # The last two are what Python's parser makes of text that is nested without end.
         return None
     if not isinstance(parts, list) or len(parts) < 2 or not all(isinstance(part, str) for part in parts):
         return None

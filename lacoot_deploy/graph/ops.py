@@ -138,6 +138,8 @@ def split_fused(
         activation: The activation that the operator's attributes name.
         constants: Constants: a constant summand is a bias.
     """
+    if not outputs:
+        return ()
     if domain == MICROSOFT and op in SKIP_NORMS and len(inputs) > 2:
         total = outputs[3] if len(outputs) > 3 and outputs[3] else outputs[0] + hidden
         bias_at = 4 if op == "SkipLayerNormalization" else 3

@@ -93,7 +93,7 @@ def _strided(size: Dim, stride: int, offset: int, rounding: str, plus: int) -> D
     if number % stride == 0 and 0 <= offset + plus * stride < stride:
         # 2k points at stride 2 give k, however the window lies, as long as it is padded to fit.
         return dims.monomial(number // stride, symbols)
-    return f"({size}{offset:+d}){rounding}{stride}"
+    return dims.bounded(f"({size}{offset:+d}){rounding}{stride}")
 
 
 def _conv(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:

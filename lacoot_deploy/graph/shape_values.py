@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from lacoot_deploy.graph import dims
 from lacoot_deploy.graph.blocks import Shape
 from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.tolerant import attempt
 
 Value = NDArray[Any]
 MAX_ELEMENTS = 128
+_BITS = 63
 
 
 class ShapeValues:
@@ -45,7 +47,7 @@ class ShapeValues:
         if name not in self._known:
             tensor = self._graph.constant(name)
             if tensor is not None:
-                self._known[name] = _load(tensor)
+                self._known[name] = attempt(_load, tensor, unknown=None)
             elif self._outer is not None and self._graph.is_outer(name):
                 return self._outer.get(name)
             else:
@@ -62,7 +64,7 @@ class ShapeValues:
         rule = _RULES.get(node.op)
         if rule is None or node.domain or len(node.outputs) != 1:
             return
-        value = rule(self, node)
+        value = attempt(rule, self, node, unknown=None)
         if value is not None and value.size <= MAX_ELEMENTS:
             self._known[node.outputs[0]] = value
 
@@ -125,7 +127,7 @@ def _binary(
     def pair(a: Any, b: Any) -> Any:
         if _is_number(a) and _is_number(b):
             try:
-                return exact(a, b)
+                return _in_range(exact(a, b))
             except (ZeroDivisionError, OverflowError, ValueError):
                 return None
         if symbolic is None or isinstance(a, float) or isinstance(b, float):
@@ -344,6 +346,16 @@ def _quotient(a: Any, b: Any) -> Any:
     return a / b
 
 
+def _power(a: Any, b: Any) -> Any:
+    # Integers grow without bound here, and would long before they are thrown away.
+    return None if isinstance(b, int) and abs(b) > _BITS else a**b
+
+
+def _in_range(entry: Any) -> Any:
+    """The entry, or None where it has no place in 64 bits and so says nothing about a shape."""
+    return None if isinstance(entry, int) and entry.bit_length() > _BITS else entry
+
+
 def _known_equal(a: Any, b: Any) -> Any:
     return True if a is not None and a == b else None
 
@@ -363,7 +375,7 @@ _RULES: dict[str, Callable[[ShapeValues, Node], Value | None]] = {
     "Mod": _binary(lambda a, b: a % b, dims.modulo),
     "Max": _binary(max, None),
     "Min": _binary(min, None),
-    "Pow": _binary(lambda a, b: a**b, None),
+    "Pow": _binary(_power, None),
     "Equal": _binary(lambda a, b: a == b, _known_equal),
     "Less": _binary(lambda a, b: a < b, _known_less),
     "Greater": _binary(lambda a, b: a > b, None),

@@ -8,11 +8,13 @@ external data nor gigabytes of weights are touched. What it leaves open is follo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 import onnx
 
 from lacoot_deploy.graph.blocks import Dim, Shape
+from lacoot_deploy.graph.dims import bounded
 from lacoot_deploy.graph.index import GraphIndex, ModelIndex, index_model
 from lacoot_deploy.graph.shape_values import ShapeValues
 from lacoot_deploy.graph.symbolic import propagate
@@ -69,6 +71,7 @@ def same_shape(a: Shape | None, b: Shape | None) -> bool | None:
     return verdict
 
 
+@lru_cache(maxsize=64)
 def dtype_name(elem_type: int) -> str | None:
     """Numpy's name of an ONNX element type."""
     if elem_type == onnx.TensorProto.UNDEFINED:
@@ -115,8 +118,10 @@ def infer(
 def undecided_values(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of main-graph values whose shapes a probe run must settle before every block is decided."""
     from lacoot_deploy.graph.discovery import undecided
+    from lacoot_deploy.graph.tolerant import invalid_is_refused
 
-    return undecided(index_model(model))
+    with invalid_is_refused(model):
+        return undecided(index_model(model))
 
 
 Route = tuple[tuple[int, str, int], ...]
@@ -173,7 +178,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         # Some exporters write 0 or -1 for a free dimension.
         return int(dim.dim_value) if dim.dim_value > 0 else None
-    return str(dim.dim_param) if dim.dim_param else None
+    return bounded(str(dim.dim_param)) if dim.dim_param else None
 
 
 def _tighter(a: Shape, b: Shape) -> Shape:
@@ -188,17 +193,15 @@ def _tighter(a: Shape, b: Shape) -> Shape:
 
 def _onnx_inference(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """ONNX's inference on a copy without weights; None where it refuses the model as a whole."""
-    skeleton = _skeleton(model)
+    bare = skeleton(model)
     try:
-        return onnx.shape_inference.infer_shapes(
-            skeleton, check_type=False, strict_mode=False, data_prop=True
-        )
+        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # the C++ side raises several unrelated types; symbolic propagation goes on without it
         return None
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large or external weights are inputs with a type: the same shapes, none of the bytes."""
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model whose large or external weights are inputs with a type: the same shapes, none of the bytes."""
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
     copy.functions.extend(model.functions)
@@ -228,7 +231,8 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
                 )
             )
     for node in graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+        constant = node.op_type == "Constant" and len(node.output) == 1 and len(node.attribute) == 1
+        if constant and node.attribute[0].name == "value":
             tensor = node.attribute[0].t
             if not _is_small(tensor):
                 as_input(node.output[0], tensor)

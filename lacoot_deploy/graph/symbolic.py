@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 from lacoot_deploy.graph import dims
 from lacoot_deploy.graph.blocks import Dim, Shape
 from lacoot_deploy.graph.index import GraphIndex
-from lacoot_deploy.graph.shape_rules import KEEPS_TYPE, RULES
+from lacoot_deploy.graph.shape_rules import KEEPS_TYPE, RULES, Shapes
 from lacoot_deploy.graph.shape_values import ShapeValues
+from lacoot_deploy.graph.tolerant import attempt
 
 Lookup = Callable[[str], "Shape | None"]
 
@@ -52,7 +53,7 @@ def propagate(
     for node in graph.nodes:
         values.visit(node)
         rule = RULES.get(node.op) if node.domain in ("", "com.microsoft") else None
-        derived = rule(node, lookup, values) if rule else ()
+        derived: Shapes = attempt(rule, node, lookup, values, unknown=()) if rule else ()
         for position, name in enumerate(node.outputs):
             if not name or name in fixed:
                 continue

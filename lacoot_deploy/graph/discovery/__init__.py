@@ -10,6 +10,7 @@ import onnx
 from lacoot_deploy.graph.blocks import Block, Shape
 from lacoot_deploy.graph.discovery.assemble import Survey, blocks_of, survey_of, undecided
 from lacoot_deploy.graph.index import index_model
+from lacoot_deploy.graph.tolerant import invalid_is_refused
 
 __all__ = ["Survey", "find_blocks", "survey", "undecided", "unit_block"]
 
@@ -32,8 +33,12 @@ def find_blocks(
 
     Returns:
         Blocks with unique names, the same on every call.
+
+    Raises:
+        InputError: The model is not valid in a way that leaves its blocks open.
     """
-    return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
+    with invalid_is_refused(model):
+        return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
 
 
 def survey(model: onnx.ModelProto, *, granularity: Literal["block", "unit"] = "block") -> Survey:
@@ -42,8 +47,12 @@ def survey(model: onnx.ModelProto, *, granularity: Literal["block", "unit"] = "b
     Args:
         model: The model; external data need not be loaded.
         granularity: As for `find_blocks`.
+
+    Raises:
+        InputError: As for `find_blocks`.
     """
-    return survey_of(index_model(model), granularity=granularity)
+    with invalid_is_refused(model):
+        return survey_of(index_model(model), granularity=granularity)
 
 
 def unit_block(model: onnx.ModelProto, block: Block, unit: str) -> Block:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lacoot_deploy.graph import shapes as static
 from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
-from lacoot_deploy.graph.costs import Costs, ModelCosts, costs_of
+from lacoot_deploy.graph.costs import Costs, ModelCosts
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.functions import blocks_in_functions
 from lacoot_deploy.graph.discovery.grouping import Grouper
@@ -55,7 +55,7 @@ def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Surve
     parts = list(_assemblers(model, None))
     found = [block for part in parts for block in part.blocks(granularity)]
     blocks = (*found, *blocks_in_functions(model, parts[0].names))
-    return Survey(blocks, tuple(parts[0].open), costs_of(model))
+    return Survey(blocks, tuple(parts[0].open), parts[0].costs.whole())
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
@@ -102,7 +102,8 @@ class _Assembler:
         candidates = self.finder.candidates()
         own_tails(self.graph, self.scopes, candidates)
         groups = self.grouper.group([unit for unit in candidates if unit.reason is None])
-        spanning = {id(group): reason for group in groups if (reason := spans_blocks(group, groups))}
+        merges = {group.units[-1].merge.index: group for group in groups}
+        spanning = {id(group): reason for group in groups if (reason := spans_blocks(group, merges))}
         for group in groups:
             settle_layout(self.graph, self.table, group)
             reason = spanning.get(id(group)) or updates_state(self.graph, group)

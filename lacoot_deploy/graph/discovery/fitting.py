@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.paths import LAYOUT, read_beyond
-from lacoot_deploy.graph.discovery.scoping import holders
 from lacoot_deploy.graph.discovery.trailing import POINTWISE
 from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.index import GraphIndex, Node
@@ -53,7 +52,7 @@ class Fitter:
     def __init__(self, graph: GraphIndex, scopes: Scopes, live: frozenset[str]) -> None:
         self.graph = graph
         self.live = live
-        self._held = holders(graph, scopes)
+        self._held = scopes.held
 
     def fit(self, group: Group, *, ignoring: Collection[int] = ()) -> None:
         """Find out whether the module is the block, and let the block start and end where the module does.

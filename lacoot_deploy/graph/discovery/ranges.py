@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.tolerant import attempt
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-math.inf, math.inf)
@@ -30,7 +31,7 @@ class Ranges:
             rule = _RULES.get(node.op) if node.domain in ("", "com.microsoft") else None
             if rule is None:
                 continue
-            bounds = rule(self, node)
+            bounds = attempt(rule, self, node, unknown=ANY)
             if bounds != ANY:
                 for name in node.outputs:
                     if name:
@@ -42,7 +43,7 @@ class Ranges:
             return self._known[name]
         tensor = self._graph.constant(name)
         if tensor is not None:
-            bounds = constant_bounds(tensor)
+            bounds = attempt(constant_bounds, tensor, unknown=ANY)
             self._known[name] = bounds
             return bounds
         if self._parent is not None and self._graph.is_outer(name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from lacoot_deploy.graph.blocks import Reason
 from lacoot_deploy.graph.discovery.fitting import Group
@@ -10,16 +10,20 @@ from lacoot_deploy.graph.discovery.paths import LAYOUT
 from lacoot_deploy.graph.index import GraphIndex
 
 
-def spans_blocks(group: Group, groups: Sequence[Group]) -> Reason | None:
+def spans_blocks(group: Group, merges: Mapping[int, Group]) -> Reason | None:
     """Why a block goes that other blocks lie inside of, unless a module is exactly that block.
 
     The skip over a whole super-resolution body is a long skip; a residual block made of residual blocks, one
     module holding the others, is a block.
+
+    Args:
+        group: The block.
+        merges: All blocks by the position of their last merge.
     """
     if len(group.units) > 1 or group.exact:
         return None
-    region = {node.index for node in group.units[0].own}
-    inner = [other for other in groups if other is not group and other.units[-1].merge.index in region]
+    region = sorted(node.index for node in group.units[0].own)
+    inner = [merges[index] for index in region if index in merges and merges[index] is not group]
     if not inner:
         return None
     text = (

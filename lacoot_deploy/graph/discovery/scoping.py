@@ -34,9 +34,8 @@ def set_scopes(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate
             guessed.append(candidate)
     if not guessed:
         return
-    held = holders(graph, scopes)
     units = [candidate for candidate in candidates if candidate.reason is None and candidate.scope]
-    choices = [_widen(graph, candidate, units, held) for candidate in guessed]
+    choices = [_widen(graph, candidate, units, scopes.held) for candidate in guessed]
     # A stage of one block says nothing about which of the two is the block: its neighbours do.
     kinds = {_kind(choice[-1]) for choice in choices}
     for candidate, choice in zip(guessed, choices, strict=True):
@@ -73,17 +72,6 @@ def _by_prefix(candidate: Candidate, scope: Scope, scopes: Scopes) -> Scope:
     words = common([tuple(name.split("_")) for name in names])
     part = "_".join(words or ())
     return (*scope, part) if any(sign.isdigit() for sign in part) else scope
-
-
-def holders(graph: GraphIndex, scopes: Scopes) -> dict[Scope, list[Node]]:
-    """For each module the nodes that it is known to hold."""
-    found: dict[Scope, list[Node]] = {}
-    for node in graph.nodes:
-        scope = scopes.of(node)
-        if scope and any(name in graph.dynamic for name in node.outputs):
-            for length in range(1, len(scope) + 1):
-                found.setdefault(scope[:length], []).append(node)
-    return found
 
 
 def _widen(

@@ -18,7 +18,7 @@ def common_source(
 
     Args:
         graph: The graph.
-        operands: The two operands of a sum.
+        operands: The operands of a sum; there are two different ones.
         is_linear: Whether a node holds weights or multiplies activations.
 
     Returns:
@@ -34,7 +34,7 @@ def common_source(
             sides[name] = before | side
             heapq.heappush(heap, (-graph.position(name), name))
 
-    for side, name in zip((1, 2), operands, strict=True):
+    for side, name in zip((1, 2), dict.fromkeys(operands), strict=True):
         reach(name, side)
     work = {1: False, 2: False}
     passed: list[Node] = []
