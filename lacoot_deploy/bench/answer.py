@@ -15,6 +15,7 @@ from lacoot_deploy.bench.opener import NVIDIA
 from lacoot_deploy.bench.protocol import ContestantReport, ModelFile, Request, Response
 from lacoot_deploy.bench.result import BenchResult, Environment, ModelLatency, RawSamples
 from lacoot_deploy.bench.statistics import (
+    P99_SAMPLES,
     noise_floor,
     ratio_interval,
     smallest_detectable,
@@ -168,7 +169,7 @@ def _standard_errors(report: ContestantReport, batch: int) -> dict[str, float]:
     by_round = {
         "p50_ms": [1e3 * q[1] for q in quartiles],
         "p90_ms": [1e3 * q[3] for q in quartiles],
-        "p99_ms": [1e3 * q[4] for q in quartiles],
+        "p99_ms": [1e3 * q[4] for q in quartiles] if sum(map(len, rounds)) >= P99_SAMPLES else [],
         "iqr_ms": [1e3 * (q[2] - q[0]) for q in quartiles],
         "min_ms": [1e3 * float(one.min()) for one in rounds],
         "per_second": [batch / q[1] for q in quartiles],

@@ -45,6 +45,15 @@ def test_time_goes_to_the_block_that_takes_it(method):
     assert sum(b.share for b in found.blocks) == pytest.approx(sum(ms.values()) / found.total_ms)
 
 
+def test_blocks_are_timed_on_bound_values_as_on_a_gpu():
+    model, blocks = uneven_chain()
+    found = block_latencies(
+        model, blocks, method="prefix", min_time=0.5, threads=1, provider="cpu", io_binding=True
+    )
+    ms = {b.name: b.ms for b in found.blocks}
+    assert ms["big"] > 2 * max(ms["first"], ms["second"], ms["last"])
+
+
 def test_what_was_saved_is_held_to_what_was_promised():
     found = BlockLatencies(
         total_ms=10.0,

@@ -8,7 +8,9 @@ import pytest
 from lacoot_deploy_cli.main import run
 from tiny_models import chain, classifier
 
-from lacoot_deploy.bench.protocol import NodePlacement
+from lacoot_deploy.bench import latency
+from lacoot_deploy.bench.protocol import NodePlacement, RunOptions
+from lacoot_deploy.errors import ProviderError
 from lacoot_deploy.workflow.benching import bench_files
 
 QUICK = {"min_time": 0.2, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
@@ -61,6 +63,32 @@ def test_nodes_that_fell_back_are_named_and_with_v_all_nodes(files, capsys):
     assert "fell back to the CPU: odd_one" in " ".join(text.split())
     verbose = shown(result, capsys, verbose=1).out
     assert all(node.node in verbose for node in result.a.nodes)
+
+
+def test_what_cuda_adds_is_told_beside_it(files, capsys, monkeypatch):
+    """The measuring process's answers are the CPU's, with what CUDA changes in them."""
+    real = latency.ask
+
+    def as_on_cuda(request, progress=None):
+        assert request.kind == "latency"
+        if request.options.cuda_graph:
+            raise ProviderError("B cannot run on cuda: it has control flow")
+        answer = real(request.model_copy(update={"options": RunOptions(provider="cpu", threads=1)}))
+        return answer.model_copy(
+            update={"provider": "cuda", "io_binding": request.options.io_binding is not False}
+        )
+
+    monkeypatch.setattr(latency, "ask", as_on_cuda)
+    result = bench_files(*files, **(QUICK | {"provider": "cuda"}))
+    assert result.environment.io_binding
+    assert result.environment.tf32 is True
+    copies, graph = result.variants["host_copies"], result.variants["cuda_graph"]
+    assert copies.ci95[0] <= copies.speedup <= copies.ci95[1]
+    assert (graph.a_ms, graph.reason) == (None, "B cannot run on cuda: it has control flow")
+    out, notes = shown(result, capsys)
+    assert "TF32 on, inputs and outputs on the device" in " ".join(out.split())
+    assert "with host copies:" in out
+    assert "with cuda graph: B cannot run on cuda" in notes
 
 
 def test_what_to_expect_of_another_network_is_not_told(files, tmp_path):

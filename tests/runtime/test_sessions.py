@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,8 +10,11 @@ from tiny_models import classifier, make_model, text_encoder
 
 from lacoot_deploy.data import InputInfo
 from lacoot_deploy.errors import InputError, ProviderError, UsageError
-from lacoot_deploy.runtime.libraries import driver_problem, needed_names
-from lacoot_deploy.runtime.placement import shape_arithmetic_nodes
+from lacoot_deploy.runtime import providers, sessions
+from lacoot_deploy.runtime.libraries import Library, driver_problem, needed_names
+from lacoot_deploy.runtime.messages import run_error
+from lacoot_deploy.runtime.placement import Placement, shape_arithmetic_nodes
+from lacoot_deploy.runtime.providers import CPU, CUDA
 from lacoot_deploy.runtime.sessions import open_session
 
 needs_no_cuda = pytest.mark.skipif(driver_problem() is None, reason="this machine has an NVIDIA driver")
@@ -41,6 +46,76 @@ def test_a_provider_that_does_not_run_the_model_is_an_error_with_exit_code_7(pro
         open_session(classifier(), provider=provider)
     assert caught.value.exit_code == 7
     assert capfd.readouterr() == ("", "")
+
+
+def on_cuda(placed: tuple[Placement, ...]):
+    """A session as it would be on a machine with CUDA, its nodes placed as given."""
+    session = open_session(classifier(), provider="cpu")
+    session.provider, session.placement = "cuda", placed
+    session.ort = SimpleNamespace(get_providers=lambda: [CUDA, CPU])
+    return session
+
+
+@pytest.fixture
+def cuda_listed(monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(sessions, "preload_cuda", lambda: None)
+
+
+def test_nodes_that_fall_back_to_the_cpu_are_listed_and_an_error_unless_allowed(cuda_listed):
+    placed = (
+        Placement("conv", "Conv", CUDA),
+        Placement("shape", "Shape", CPU, shape_arithmetic=True),
+        *(Placement(f"odd{i}", "NonZero", CPU) for i in range(7)),
+    )
+    with pytest.raises(
+        ProviderError, match=r"7 of 9 nodes fall back .*odd0 \(NonZero\), .* and 2 more"
+    ) as caught:
+        sessions._exactly(CUDA, lambda full: on_cuda(placed), "m.onnx", allow_cpu_nodes=False)
+    assert caught.value.exit_code == 7
+    allowed = sessions._exactly(CUDA, lambda full: on_cuda(placed), "m.onnx", allow_cpu_nodes=True)
+    assert [p.node for p in allowed.fallback_nodes()] == [f"odd{i}" for i in range(7)]
+    clean = sessions._exactly(CUDA, lambda full: on_cuda(placed[:2]), "m.onnx", allow_cpu_nodes=False)
+    assert clean.fallback_nodes() == ()
+
+
+def test_a_provider_that_was_silently_left_out_is_an_error(cuda_listed):
+    left_out = on_cuda((Placement("conv", "Conv", CPU),))
+    with pytest.raises(ProviderError, match=r"m\.onnx cannot run on cuda: .* To mend it: "):
+        sessions._exactly(CUDA, lambda full: left_out, "m.onnx", allow_cpu_nodes=True)
+
+
+def test_a_missing_cuda_library_is_named_with_what_brings_it(cuda_listed, monkeypatch, tmp_path):
+    monkeypatch.setattr(providers, "driver_problem", lambda: None)
+    monkeypatch.setattr(providers, "preload_cuda", lambda: None)
+    monkeypatch.setattr(providers, "provider_binary", lambda name: tmp_path)
+    libraries = (Library("libcudart.so.13", None), Library("libcudnn.so.9", "no such file"))
+    monkeypatch.setattr(providers, "required_libraries", lambda binary: libraries)
+
+    def attempt(full: str):
+        if full == CUDA:
+            raise RuntimeError("Failed to load library libonnxruntime_providers_cuda.so")
+        return open_session(classifier(), provider="cpu")
+
+    wanted = r"these libraries cannot be loaded: libcudnn\.so\.9\. To mend it: pip install"
+    with pytest.raises(ProviderError, match=wanted) as caught:
+        sessions._exactly(CUDA, attempt, "m.onnx", allow_cpu_nodes=True)
+    assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[ONNXRuntimeError] : 6 : BFCArena: Failed to allocate memory for requested buffer of size 8589934592",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "std::bad_alloc",
+    ],
+)
+def test_memory_that_runs_out_on_any_device_is_said_so(said):
+    error = run_error("m.onnx", RuntimeError(said))
+    assert "m.onnx runs out of memory" in str(error)
+    assert ("8 GiB" in str(error)) == ("8589934592" in said)
+    assert error.exit_code == 3
 
 
 def test_files_that_do_not_load_are_input_errors(tmp_path, capfd):
