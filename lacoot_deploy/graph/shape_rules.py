@@ -346,6 +346,10 @@ def _gather(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     return ((*data[:axis], *where, *data[axis + 1 :]),)
 
 
+def _gather_elements(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
+    return (lookup(node.inputs[1]),)
+
+
 def _expand(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape, target = lookup(node.inputs[0]), values.numbers(node.inputs[1])
     return () if shape is None or target is None else (broadcast(shape, tuple(target)),)
@@ -464,6 +468,7 @@ RULES: dict[str, Rule] = {
     "Split": _split,
     "Concat": _concat,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Expand": _expand,
     "ConstantOfShape": _fill,
     "Tile": _tile,
