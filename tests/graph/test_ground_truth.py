@@ -24,6 +24,9 @@ CASES = [
     for architecture in ARCHITECTURES
     for exporter in architecture.exporters
 ]
+FUSED_WITH_A_STAGES_NORM = {("segformer", "ort-extended"): 3}
+"""Units whose sum is fused with a norm behind the whole stage: a bypass would drop it, so only the branch can go."""
+
 REWRITERS = ("ort-basic", "ort-extended", "onnxslim", "onnxsim")
 
 
@@ -57,7 +60,8 @@ def test_other_tools_hide_no_unit(architecture: Architecture, exporter: str, too
     before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
     onnx.save(model, before)
     rewrite(tool, before, after)
-    assert _units(onnx.load(after)) == _units(model)
+    moved = FUSED_WITH_A_STAGES_NORM.get((architecture.name, tool), 0)
+    assert _units(onnx.load(after)) == _units(model) + Counter({True: moved}) - Counter({False: moved})
 
 
 VARIED = (

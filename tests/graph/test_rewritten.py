@@ -171,3 +171,18 @@ def test_onnx_runtimes_transformer_optimiser(name, exporter, kind, tmp_path: Pat
     assert list(found.values()) == list(wanted.values())
     assert {label.partition(":")[0] for label in found} == set(expected)
     assert {label.partition(":")[0] for label in wanted} == set(expected)
+
+
+def test_a_unit_alone_ends_where_shapes_agree():
+    """A module of two units that flattens between them: the first one's bypass ends before the flattening."""
+    g = GraphBuilder()
+    x = g.input("x", [2, 3, 4, 8])
+    first = g.op("Add", x, g.op("MatMul", g.op("Tanh", x), g.normal(8, 8, name="b.a.w")), output="first")
+    flat = g.op("Reshape", first, g.weight([2, 12, 8], dtype=np.int64), output="flat")
+    inner = g.op("MatMul", g.op("Tanh", flat), g.normal(8, 8, name="b.m.w"))
+    g.op("Reshape", g.op("Add", flat, inner), g.weight([2, 3, 4, 8], dtype=np.int64), output="y")
+    for node, scope in zip(g.nodes, ("a", "a", "", "", "m", "m", "", ""), strict=True):
+        node.name = f"/b/{scope}/{node.op_type}".replace("//", "/")
+    units = find_blocks(g.model({"y": [2, 3, 4, 8]}), granularity="unit")
+    assert [(unit.name, unit.forms) for unit in units] == [("b:a", BOTH), ("b:m", BOTH)]
+    assert (units[0].input, units[0].output) == ("x", "first")

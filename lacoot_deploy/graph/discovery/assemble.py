@@ -115,13 +115,16 @@ class _Assembler:
         if granularity == "unit":
             for group in groups:
                 wishes = self._unit_names(group)
-                made.extend(
-                    self._block(self.grouper.single(unit) if len(group.units) > 1 else group, wish=wish)
-                    for unit, wish in zip(group.units, wishes, strict=True)
-                )
+                parts = [self._single(unit) for unit in group.units] if len(group.units) > 1 else [group]
+                made.extend(self._block(part, wish=wish) for part, wish in zip(parts, wishes, strict=True))
         refused = [self._refused(candidate) for candidate in candidates if candidate.reason is not None]
         order = {value: position for position, value in enumerate(self.graph.producer)}
         return sorted([*made, *refused], key=lambda block: order.get(block.units[-1].merge, 0))
+
+    def _single(self, unit: Candidate) -> Group:
+        group = self.grouper.single(unit)
+        settle_layout(self.graph, self.table, group)
+        return group
 
     def _unit_names(self, group: Group) -> list[str]:
         if len(group.units) == 1:
