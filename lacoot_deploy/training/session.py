@@ -166,7 +166,10 @@ class Session:
         recorded = read_checkpoint(path)
         theirs, data = recorded.header, self.data
         if tuple(theirs.classes) != data.train.classes or theirs.preprocessing != data.preprocessing:
-            raise InputError(f"The teacher {path} was trained on other classes or other inputs.")
+            raise InputError(
+                f"The teacher {path} was trained on other classes or differently normalised inputs; the same data, "
+                f"size, val_fraction and limit give the same."
+            )
         model = build_model(recorded.recipe, classes=len(theirs.classes), channels=theirs.channels)
         restore_weights(model, recorded.weights)
         model.eval().requires_grad_(False)

@@ -297,6 +297,25 @@ def test_frozen_parts_stay_and_the_rest_learns_from_given_weights(
     assert result.manifest.source.recipe["weights"] == "checkpoint.safetensors"
 
 
+def test_a_teacher_is_learned_from_and_leaves_no_folder_behind(finished: TrainResult, tmp_path: Path) -> None:
+    recipe = changed(
+        teacher=str(finished.folder), distill=1.0, weights=str(finished.checkpoint), epochs=1, lr=1e-4
+    )
+    result = train(recipe, tmp_path / "student")
+    # Beginning as its teacher, with nothing but the teacher to learn from, it stays where it is.
+    learned, start = weights_of(result), weights_of(finished)
+    assert torch.allclose(learned["head.weight"], start["head.weight"], atol=0.02)
+    assert result.epochs[0].val_accuracy == pytest.approx(finished.epochs[-1].val_accuracy, abs=5)
+    assert result.manifest.source is not None
+    assert result.manifest.source.recipe is not None
+    assert result.manifest.source.recipe["teacher"] == finished.folder.name
+
+
+def test_a_teacher_of_other_inputs_is_refused(finished: TrainResult, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="differently normalised"):
+        train(changed(teacher=str(finished.folder), val_fraction=0.3), tmp_path / "student")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
