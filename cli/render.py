@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int, str], None]
 
 
+PLAIN_WIDTH = 100
+"""Columns of a table where there is no terminal to tell."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that honours NO_COLOR and writes plain text where there is no terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 100
+    width = None if stream.isatty() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
@@ -57,6 +61,10 @@ def table(
         rows: Cells as text; rich markup is not interpreted.
         title: A line above it.
     """
+    lines = [] if sys.stdout.isatty() else plain_table(columns, rows, title=title)
+    if lines:
+        click.echo("\n".join(lines))
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -73,6 +81,30 @@ def table(
         grid.add_row(*(Text(cell) for cell in row))
     out = console()
     out.print(grid)
+
+
+def plain_table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, title: str | None = None
+) -> list[str]:
+    """The lines of a table as rich writes them where there is no terminal; rich takes half a second for 1,000 rows.
+
+    Nothing where that takes more than putting words side by side: lines that wrap, signs of other widths.
+    """
+    cells = [[heading for heading, _ in columns], *rows]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    total = sum(widths) + 3 * (len(widths) - 1)
+    plain = all(cell.isascii() and cell.isprintable() for row in cells for cell in row)
+    if not plain or total > PLAIN_WIDTH or len(title or "") > total:
+        return []
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            cell.rjust(width) if justify == "right" else cell.ljust(width)
+            for cell, width, (_, justify) in zip(row, widths, columns, strict=True)
+        ]
+        return "   ".join(parts)
+
+    return [*([title.ljust(total)] if title else []), line(cells[0]), "─" * total, *map(line, rows)]
 
 
 def count(value: float | None, *, unit: str = "") -> str:
