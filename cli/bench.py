@@ -153,6 +153,7 @@ def show(result: BenchReport, *, verbose: int = 0, quiet: bool = False) -> None:
                 if any(getattr(model, key) is not None for model in models)
             ),
             ["timed runs", *(f"{m.samples}" for m in models)],
+            ["of these interrupted", *(f"{100 * m.interrupted / m.samples:.0f} %" for m in models)],
             ["file", *(_kilobytes(m.file_bytes) for m in models)],
             ["peak memory", *(_megabytes(m.peak_memory_bytes) for m in models)],
             *(

@@ -148,6 +148,7 @@ def _latency(file: ModelFile, report: ContestantReport, batch: int, memory: Resp
         nodes=report.nodes,
         cpu_nodes=report.cpu_nodes,
         samples=summary.samples,
+        interrupted=report.interrupted,
         p50_ms=summary.p50 * 1e3,
         p90_ms=summary.p90 * 1e3,
         p99_ms=None if summary.p99 is None else summary.p99 * 1e3,

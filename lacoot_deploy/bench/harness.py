@@ -3,7 +3,9 @@
 Each cycle visits every contestant twice, in a random order and then back (A B B A), so that a machine that slows down
 or speeds up steadily treats them alike. A visit first runs once untimed, to have the caches to itself again, and then a
 few times timed, equally often for every contestant; the fastest counts, because what interrupts a run only ever adds to
-it, and to a longer run more often. One cycle gives one log-ratio per pair of contestants.
+it, and to a longer run more often. Runs during which the system took a processor away are made up for, so that on an
+overloaded machine the longer model, which is interrupted more often, still has as many whole runs. One cycle gives one
+log-ratio per pair of contestants.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ FEWEST_VISIT_RUNS = ((0.02, 6), (0.1, 3), (float("inf"), 1))
 """Runs that a visit has at least, for runs up to so many seconds. On a busy machine the fastest of six varies half as
 much as the fastest of three; models of a tenth of a second and more would take too long."""
 
+MOST_REPEATS = 5
+"""A visit has at most so many times its runs where interruptions spoil them."""
+
 GROUP = 3
 """Runs in a group of `undisturbed`."""
 
@@ -37,6 +42,17 @@ WARM_LIMIT_SECONDS = 1.0
 
 STABLE = 0.05
 """Warm when the last runs are within this share of the ones before."""
+
+
+try:
+    import resource
+except ImportError:  # Windows does not count what it interrupts
+    resource = None  # type: ignore[assignment]
+
+
+def interruptions() -> int:
+    """How often the system has taken a processor away from this process so far; 0 where that is not counted."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class Runner(Protocol):
@@ -59,7 +75,8 @@ class ContestantRound:
         warm_runs: Number of warm-up runs after the first.
         stable: Whether the warm-up settled.
         samples: Every timed run, in order.
-        visits: The fastest run of each visit, two per cycle.
+        interrupted: How many of them the system interrupted.
+        visits: The fastest whole run of each visit, two per cycle.
     """
 
     creation: float = 0.0
@@ -67,6 +84,7 @@ class ContestantRound:
     warm_runs: int = 0
     stable: bool = True
     samples: list[float] = field(default_factory=list)
+    interrupted: int = 0
     visits: list[float] = field(default_factory=list)
 
     def cycles(self) -> NDArray[np.float64]:
@@ -104,6 +122,7 @@ def measure_rounds(
     plan: Plan,
     *,
     clock: Callable[[], float] = time.perf_counter,
+    switches: Callable[[], int] = interruptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Round]:
     """Time all contestants against each other.
@@ -113,12 +132,13 @@ def measure_rounds(
         open_runner: Makes a fresh runner of a contestant; its time counts as session creation.
         plan: How long to measure.
         clock: Seconds since some start.
+        switches: How often the system has interrupted this process so far.
         progress: Called with rounds done and rounds in all.
     """
     rng = np.random.default_rng(plan.seed)
     rounds = []
     for number in range(plan.rounds):
-        rounds.append(_round(contestants, open_runner, plan, rng, clock))
+        rounds.append(_round(contestants, open_runner, plan, rng, clock, switches))
         if progress is not None:
             progress(number + 1, plan.rounds)
     return rounds
@@ -130,6 +150,7 @@ def _round(
     plan: Plan,
     rng: np.random.Generator,
     clock: Callable[[], float],
+    switches: Callable[[], int],
 ) -> Round:
     found: Round = {}
     runners: dict[str, Runner] = {}
@@ -149,7 +170,9 @@ def _round(
         while cycles < plan.least_cycles or clock() < end:
             order = [contestants[i] for i in rng.permutation(len(contestants))]
             for name in (*order, *reversed(order)):
-                _visit(runners[name], found[name], runs, latency[name] < UNTIMED_BELOW_SECONDS, clock)
+                if latency[name] < UNTIMED_BELOW_SECONDS:
+                    runners[name].run()
+                _visit(runners[name], found[name], runs, clock, switches)
             cycles += 1
     finally:
         for runner in runners.values():
@@ -202,10 +225,19 @@ def _visit_runs(seconds: float) -> int:
 
 
 def _visit(
-    runner: Runner, record: ContestantRound, runs: int, untimed: bool, clock: Callable[[], float]
+    runner: Runner,
+    record: ContestantRound,
+    runs: int,
+    clock: Callable[[], float],
+    switches: Callable[[], int],
 ) -> None:
-    if untimed:
-        runner.run()
-    times = [_timed(runner, clock) for _ in range(runs)]
+    whole: list[float] = []
+    times: list[float] = []
+    while len(whole) < runs and len(times) < MOST_REPEATS * runs:
+        before = switches()
+        times.append(_timed(runner, clock))
+        if switches() == before:
+            whole.append(times[-1])
     record.samples.extend(times)
-    record.visits.append(max(min(times), 1e-9))
+    record.interrupted += len(times) - len(whole)
+    record.visits.append(max(min(whole or times), 1e-9))

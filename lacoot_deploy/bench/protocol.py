@@ -123,6 +123,7 @@ class ContestantReport(BaseModel):
     first: list[float] = Field(default_factory=list)
     warm_runs: list[int] = Field(default_factory=list)
     stable: bool = True
+    interrupted: int = 0
     samples: list[list[float]] = Field(default_factory=list)
     cycles: list[list[float]] = Field(default_factory=list)
 

@@ -22,6 +22,8 @@ class ModelLatency(BaseModel):
         nodes: Every node that ONNX Runtime runs, with its provider.
         cpu_nodes: Nodes that ran on the CPU although another provider was asked for, shape arithmetic left out.
         samples: Number of timed runs.
+        interrupted: How many of them the system interrupted by giving a processor to another process. They count in the
+            figures below, which say what a run takes on this machine as it was, and not in the speed-up.
         p50_ms: Median latency of one run.
         p90_ms: 90th percentile.
         p99_ms: 99th percentile; None below 1,000 samples.
@@ -46,6 +48,7 @@ class ModelLatency(BaseModel):
     nodes: list[NodePlacement] = Field(default_factory=list)
     cpu_nodes: list[str] = Field(default_factory=list)
     samples: int
+    interrupted: int = 0
     p50_ms: float
     p90_ms: float
     p99_ms: float | None

@@ -124,6 +124,7 @@ def _fill(report: ContestantReport, rounds: list[Any]) -> None:
     report.warm_runs = [found.warm_runs for found in rounds]
     report.stable = sum(not found.stable for found in rounds) * 2 < len(rounds)
     report.samples = [found.samples for found in rounds]
+    report.interrupted = sum(found.interrupted for found in rounds)
     report.cycles = [found.cycles().tolist() for found in rounds]
 
 

@@ -44,17 +44,26 @@ class Model:
         self.machine.open -= 1
 
 
+def never() -> int:
+    """Simulated time knows no interruptions."""
+    return 0
+
+
 def warm_runs(plan: Plan, seconds: float, cold: float = 0.0) -> tuple[int, bool]:
     machine = Machine()
     [found] = measure_rounds(
-        ["a"], lambda name: Model(machine, name, seconds, cold), plan, clock=machine.clock
+        ["a"], lambda name: Model(machine, name, seconds, cold), plan, clock=machine.clock, switches=never
     )
     return found["a"].warm_runs, found["a"].stable
 
 
 def speedup(machine: Machine, latencies: dict[str, float], plan: Plan, cold: float = 0.0) -> float:
     rounds = measure_rounds(
-        list(latencies), lambda name: Model(machine, name, latencies[name], cold), plan, clock=machine.clock
+        list(latencies),
+        lambda name: Model(machine, name, latencies[name], cold),
+        plan,
+        clock=machine.clock,
+        switches=never,
     )
     return ratio_interval([r["a"].cycles() - r["b"].cycles() for r in rounds]).value
 
@@ -92,6 +101,41 @@ def test_interruptions_that_hit_long_runs_more_often_do_not_flatter_the_short_mo
     assert ratio == pytest.approx(2.0, rel=0.01)
 
 
+def test_on_an_overloaded_machine_the_longer_model_is_not_the_one_that_is_interrupted():
+    """Slices of 2.6 ms with 20 ms between them: nine of ten runs of A are interrupted, and less than half of B."""
+
+    class Overloaded(Machine):
+        switched = 0
+
+        def spend(self, seconds: float) -> None:
+            left = 0.0026 * self.rng.random()
+            while seconds > left:
+                self.now += left + 0.02 * self.rng.exponential()
+                seconds -= left
+                left = 0.0026
+                self.switched += 1
+            self.now += seconds
+
+    def ratio(told: bool) -> float:
+        machine = Overloaded()
+        rounds = measure_rounds(
+            ["a", "b"],
+            lambda name: Model(machine, name, {"a": 0.0024, "b": 0.0012}[name]),
+            Plan(rounds=5, seconds=60.0),
+            clock=machine.clock,
+            switches=lambda: machine.switched if told else 0,
+        )
+        if told:
+            shares = [
+                sum(r[n].interrupted for r in rounds) / sum(len(r[n].samples) for r in rounds) for n in "ab"
+            ]
+            assert shares == pytest.approx([0.92, 0.46], abs=0.03)
+        return ratio_interval([r["a"].cycles() - r["b"].cycles() for r in rounds]).value
+
+    assert ratio(told=True) == pytest.approx(2.0, rel=0.01)
+    assert ratio(told=False) > 2.2
+
+
 def test_cold_runs_are_warm_up_and_not_samples():
     machine = Machine()
     rounds = measure_rounds(
@@ -99,6 +143,7 @@ def test_cold_runs_are_warm_up_and_not_samples():
         lambda name: Model(machine, name, 0.01, cold=1.0),
         Plan(rounds=2, seconds=0.5),
         clock=machine.clock,
+        switches=never,
     )
     for found in rounds:
         record = found["a"]
@@ -125,7 +170,9 @@ def test_a_warm_up_that_does_not_settle_ends_and_is_told():
 
     machine = Machine()
     plan = Plan(rounds=1, seconds=0.1)
-    [found] = measure_rounds(["a"], lambda name: Improving(machine, name, 0.5), plan, clock=machine.clock)
+    [found] = measure_rounds(
+        ["a"], lambda name: Improving(machine, name, 0.5), plan, clock=machine.clock, switches=never
+    )
     assert not found["a"].stable
 
 
@@ -140,7 +187,11 @@ def test_every_cycle_is_a_palindrome_and_the_orders_vary():
     # Slow enough for one run a visit and no untimed run before it.
     latencies = {"a": 0.2, "a_again": 0.2, "b": 0.2}
     rounds = measure_rounds(
-        list(latencies), lambda name: Model(machine, name, latencies[name]), plan, clock=machine.clock
+        list(latencies),
+        lambda name: Model(machine, name, latencies[name]),
+        plan,
+        clock=machine.clock,
+        switches=never,
     )
     cycles = len(rounds[0]["a"].cycles())
     visits = machine.log[-6 * cycles :]
@@ -152,9 +203,13 @@ def test_every_cycle_is_a_palindrome_and_the_orders_vary():
 def test_slow_models_still_get_their_cycles_and_short_ones_several_runs_a_visit():
     machine = Machine()
     plan = Plan(rounds=2, seconds=0.1, least_cycles=3)
-    slow = measure_rounds(["a"], lambda name: Model(machine, name, 2.0), plan, clock=machine.clock)
+    slow = measure_rounds(
+        ["a"], lambda name: Model(machine, name, 2.0), plan, clock=machine.clock, switches=never
+    )
     assert [len(r["a"].cycles()) for r in slow] == [3, 3]
-    short = measure_rounds(["a"], lambda name: Model(machine, name, 0.001), plan, clock=machine.clock)
+    short = measure_rounds(
+        ["a"], lambda name: Model(machine, name, 0.001), plan, clock=machine.clock, switches=never
+    )
     assert len(short[0]["a"].samples) == 8 * len(short[0]["a"].visits)
 
 
@@ -166,7 +221,9 @@ def test_sessions_are_closed_when_a_run_fails():
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        measure_rounds(["a", "b"], lambda name: Broken(machine, name, 1.0), Plan(), clock=machine.clock)
+        measure_rounds(
+            ["a", "b"], lambda name: Broken(machine, name, 1.0), Plan(), clock=machine.clock, switches=never
+        )
     assert machine.open == 0
 
 
@@ -179,6 +236,7 @@ def test_the_same_seed_gives_the_same_orders():
             lambda name, m=machine: Model(m, name, 0.01),
             Plan(rounds=2, seconds=1),
             clock=machine.clock,
+            switches=never,
         )
         logs.append(machine.log)
     assert logs[0] == logs[1]
