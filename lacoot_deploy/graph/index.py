@@ -42,6 +42,8 @@ class Node:
         data: The operands, captured values included, that the results depend on by data.
         proto: The node in the file.
         fused: The type of the fused operator that this is a part of; "" for a whole node.
+        reads: Every value that the node reads, whatever for.
+        output: The first result that is not left out.
     """
 
     index: int
@@ -54,16 +56,12 @@ class Node:
     data: tuple[str, ...]
     proto: onnx.NodeProto
     fused: str = ""
+    reads: tuple[str, ...] = field(init=False)
+    output: str = field(init=False)
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Every value that the node reads, whatever for."""
-        return tuple(name for name in self.inputs if name) + self.captured
-
-    @property
-    def output(self) -> str:
-        """The first result that is not left out."""
-        return next((name for name in self.outputs if name), "")
+    def __post_init__(self) -> None:
+        self.reads = tuple(filter(None, self.inputs)) + self.captured
+        self.output = next(filter(None, self.outputs), "")
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ import onnx.inliner
 import pytest
 from builders import GraphBuilder, residual_cnn
 from onnx import TensorProto, helper
-from test_discovery_units import branch, conv, image, multi, only
+from test_discovery_units import branch, conv, explained, image, multi, only
 
 from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.discovery import find_blocks
@@ -24,6 +24,8 @@ def mlp(g: GraphBuilder, x: str) -> str:
 def reasons(model: onnx.ModelProto) -> list[str]:
     blocks = find_blocks(model)
     assert all(bool(block.reason) != block.collapsible for block in blocks)
+    for block in blocks:
+        explained(model, block)
     return [block.reason.code for block in blocks if block.reason]
 
 

@@ -46,7 +46,25 @@ def image(g: GraphBuilder, width: int = 4, size: int | str = 8) -> str:
 
 def only(model: onnx.ModelProto) -> Block:
     (block,) = find_blocks(model)
+    explained(model, block)
     return block
+
+
+def explained(model: onnx.ModelProto, block: Block) -> None:
+    """A refused block says why: a code, a sentence, and values that are in the model."""
+    if block.reason is None:
+        return
+    graphs = [
+        model.graph,
+        *(attr.g for node in model.graph.node for attr in node.attribute if attr.HasField("g")),
+    ]
+    known = {name for graph in graphs for node in graph.node for name in (*node.input, *node.output)}
+    known |= {name for function in model.functions for node in function.node for name in node.output}
+    assert block.reason.code.replace("_", "").isalpha()
+    assert block.reason.text[0].isupper()
+    assert block.reason.text.endswith(".")
+    assert block.reason.values
+    assert set(block.reason.values) <= known
 
 
 @pytest.mark.parametrize("make", [residual_mlp, residual_cnn])
