@@ -21,6 +21,7 @@ from lacoot_deploy.graph.channels import channel_axis
 from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.folding import Folder, fold_refits
 from lacoot_deploy.graph.segments import split_at_blocks
+from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
@@ -42,7 +43,7 @@ class Engine:
         provider: str = "auto",
         threads: int | None = None,
         batch_size: int = 64,
-        memory_bytes: int = 1 << 30,
+        memory_bytes: int | None = None,
     ) -> None:
         """Split the model, open the sessions and run the dense network once.
 
@@ -56,7 +57,7 @@ class Engine:
             threads: CPU threads of ONNX Runtime.
             batch_size: Samples per run.
             memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
-                used, spread evenly over those given.
+                used, spread evenly over those given. By default an eighth of the machine's memory.
 
         Raises:
             InputError: The blocks overlap or lie in subgraphs, or the model cannot be run.
@@ -92,7 +93,7 @@ class Engine:
             for segment in self.segments
         ]
         self._names = [value.name for value in model.graph.input if value.name in judge.feeds]
-        self._limit_samples(memory_bytes)
+        self._limit_samples(_default_memory() if memory_bytes is None else memory_bytes)
         self.fit_batches = -(-len(self.fit_samples) // batch_size)
         fitting, judging = (
             self._forward([self._inputs(batch) for batch in part.batches(batch_size)], fitting=number == 0)
@@ -406,3 +407,10 @@ class Engine:
     @staticmethod
     def _float(value: NDArray[Any]) -> bool:
         return bool(np.issubdtype(value.dtype, np.floating))
+
+
+def _default_memory() -> int:
+    """A share of what the machine has, not of what is free now, so that a run can be repeated."""
+    machine = describe_machine()
+    known = [size for size in (machine.memory_bytes, machine.memory_limit_bytes) if size is not None]
+    return max(min(known) // 8, 1 << 30) if known else 2 << 30

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.cuts import Repair
-
-if TYPE_CHECKING:
-    from lacoot_deploy.transport import JointMoments
+from lacoot_deploy.transport import (
+    JointMoments,
+    affine_least_squares,
+    affine_map,
+    linear_least_squares,
+    linear_map,
+)
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-# The transport room brings torch, which a collapse without data does not need: it is imported when a map is fitted.
-
-
-def _affine(joint: JointMoments) -> Pair:
-    from lacoot_deploy.transport import affine_map
-
-    return affine_map(joint.x, joint.y)
-
-
-def _affine_ls(joint: JointMoments) -> Pair:
-    from lacoot_deploy.transport import affine_least_squares
-
-    return affine_least_squares(joint, ridge=1.0)
-
-
-def _linear(joint: JointMoments) -> Pair:
-    from lacoot_deploy.transport import linear_least_squares
-
-    return linear_least_squares(joint)
-
-
-def _linear_ot(joint: JointMoments) -> Pair:
-    from lacoot_deploy.transport import linear_map
-
-    return linear_map(joint.x, joint.y)
-
-
 FITS: dict[str, tuple[str, Callable[[JointMoments], Pair]]] = {
-    "affine": ("affine", _affine),
-    "affine-ls": ("affine", _affine_ls),
-    "linear": ("linear", _linear),
-    "linear-ot": ("linear", _linear_ot),
+    "affine": ("affine", lambda joint: affine_map(joint.x, joint.y)),
+    "affine-ls": ("affine", lambda joint: affine_least_squares(joint, ridge=1.0)),
+    "linear": ("linear", linear_least_squares),
+    "linear-ot": ("linear", lambda joint: linear_map(joint.x, joint.y)),
 }
 """Kind of map and how it is fitted, by the name of the repair."""
 
@@ -77,8 +54,6 @@ def fit_repair(
         raise UsageError(f"There is no repair {kind!r}; choose one of none, {', '.join(FITS)}.")
     if inputs[0].shape[1:] != targets[0].shape[1:]:
         return None
-    from lacoot_deploy.transport import JointMoments
-
     form, fit = FITS[kind]
     joint = JointMoments(inputs[0].shape[axis], axis=axis, covariance=form == "linear")
     for x, y in zip(inputs, targets, strict=True):

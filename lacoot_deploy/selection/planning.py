@@ -361,6 +361,7 @@ def _confirmed(
         "measured": True,
         "data": evidence.choose.description,
         "fit_samples": len(engine.fit_samples),
+        "choose_samples": len(engine.judge_samples),
         "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
         "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
         "confirming": {

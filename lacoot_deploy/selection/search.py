@@ -26,6 +26,9 @@ REAL_GAIN = 0.05
 Z_REAL = 2.0
 """And its mean gain must be this many standard errors above zero."""
 
+Z_FREE = 1.0
+"""A refit adds nothing to run: its gain need not be large, only likely."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -180,7 +183,7 @@ def _try(
             kind, variant, costs = dearer, other, other_costs
     if refit:
         other = engine.refit(variant)
-        if is_real_gain(costs, _costs(engine, other), dense):
+        if is_real_gain(costs, _costs(engine, other), dense, errors=Z_FREE, share=0):
             variant = other
     return kind, variant
 
@@ -189,13 +192,22 @@ def _costs(engine: Engine, variant: Variant) -> NDArray[np.float64]:
     return engine.judge.costs(engine.gather(variant))
 
 
-def is_real_gain(cheap: NDArray[np.float64], dear: NDArray[np.float64], dense: NDArray[np.float64]) -> bool:
+def is_real_gain(
+    cheap: NDArray[np.float64],
+    dear: NDArray[np.float64],
+    dense: NDArray[np.float64],
+    *,
+    errors: float = Z_REAL,
+    share: float = REAL_GAIN,
+) -> bool:
     """Whether the dearer repair's costs on unseen samples are lower by more than chance and by enough to matter.
 
     Args:
         cheap: Cost per sample with the cheaper repair, [N].
         dear: The same with the dearer one.
         dense: The same of the dense network.
+        errors: How many standard errors the mean gain must be above zero.
+        share: How much of what the cheaper one leaves lost it must win back.
     """
     if not np.isfinite(dear).all():
         return False
@@ -204,4 +216,4 @@ def is_real_gain(cheap: NDArray[np.float64], dear: NDArray[np.float64], dense: N
     gain = cheap - dear
     error = float(gain.std()) / max(len(gain) - 1, 1) ** 0.5
     harm = max(float((cheap - dense).mean()), 0.0)
-    return bool(gain.mean() > max(Z_REAL * error, REAL_GAIN * harm, 0.0))
+    return bool(gain.mean() > max(errors * error, share * harm, 0.0))

@@ -22,6 +22,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class Network:
         self.blocks = [block for block in self.opened.blocks if block.collapsible]
         self.depth = min(arguments.depth, len(self.blocks))
         self.depths = sorted({d for d in arguments.depths if d <= self.depth} | {self.depth})
-        self.tester = Engine(self.opened.model, self.blocks, self.fit, self.test, provider="cpu")
-        self.dense = float(self.tester.quality(self.tester.dense).accuracy or 0)
+        self.memory = arguments.memory << 30
+        self.dense = judge(self.opened.model, self.test)
         self.rows: list[dict[str, Any]] = []
 
     def note(self, **row: Any) -> None:
@@ -86,6 +87,20 @@ class Network:
             str(value) for key, value in row.items() if key in ("way", "criterion", "repair", "seed")
         )
         print(f"{self.name}: {what}: {row['removed']} removed, {row['test_accuracy']:.2f} %", flush=True)
+
+    def engine(self, judged_on: Samples) -> Engine:
+        """The network split at its blocks; no sample is left out for want of memory."""
+        engine = Engine(
+            self.opened.model, self.blocks, self.fit, judged_on, provider="cpu", memory_bytes=self.memory
+        )
+        if len(engine.judge_samples) < len(judged_on):
+            raise SystemExit("The samples do not fit into the memory given: raise --memory or take fewer.")
+        return engine
+
+    @cached_property
+    def tester(self) -> Engine:
+        """Judges on the test images."""
+        return self.engine(self.test)
 
     def fixed_order(self, order: Sequence[str], repairs: Iterable[str], **names: Any) -> None:
         """Judge the removal of the first blocks of an order, with each repair."""
@@ -111,7 +126,7 @@ class Network:
             self.fixed_order(
                 sorted(scores, key=scores.__getitem__), REPAIRS, way="ranked", criterion=criterion
             )
-        engine = Engine(self.opened.model, self.blocks, self.fit, self.choose, provider="cpu")
+        engine = self.engine(self.choose)
         single = {n: engine.quality(engine.remove(engine.dense, [n], repair="none")) for n in engine.blocks}
         for criterion in TRIALS:
             trial = CRITERIA[criterion].trial
@@ -133,7 +148,7 @@ class Network:
     def greedy(self, searches: Sequence[tuple[str, bool]], seconds: float) -> None:
         """The greedy search by loss, with each repair."""
         for repair, refit in searches:
-            engine = Engine(self.opened.model, self.blocks, self.fit, self.choose, provider="cpu")
+            engine = self.engine(self.choose)
             start = time.perf_counter()
             path = greedy(
                 engine,
