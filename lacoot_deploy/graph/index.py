@@ -249,6 +249,10 @@ def _nodes(
     """The node, or its parts where it is a fused merge."""
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     inputs, outputs = tuple(proto.input), tuple(proto.output)
+    if proto.op_type not in ops.FUSED:
+        data = ops.data_inputs(proto.op_type, domain, inputs) + captured
+        yield Node(start, proto.op_type, domain, proto.name, inputs, outputs, captured, data, proto)
+        return
     activation = next(
         (attr.s.decode(errors="replace") for attr in proto.attribute if attr.name == "activation"), ""
     )
@@ -298,13 +302,13 @@ def _sorted(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
         for name in node.output:
             if name and made.setdefault(name, i) != i:
                 raise InputError(f"The model is not valid: {name} is computed by two nodes.")
-    needs = [
-        {made[name] for name in (*node.input, *_captured_of(node)) if name in made}
-        for i, node in enumerate(nodes)
-    ]
-    if all(source < i for i, sources in enumerate(needs) for source in sources):
+    if all(made.get(name, -1) < i for i, node in enumerate(nodes) for name in node.input) and all(
+        made.get(name, -1) < i for i, node in enumerate(nodes) for name in _captured_of(node)
+    ):
         return nodes
-    order = _kahn(needs)
+    order = _kahn(
+        [{made[name] for name in (*node.input, *_captured_of(node)) if name in made} for node in nodes]
+    )
     if len(order) < len(nodes):
         name = next(iter(nodes[min(set(range(len(nodes))) - set(order))].output), "")
         raise InputError(
@@ -314,7 +318,7 @@ def _sorted(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
 
 
 def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
-    if not any(attr.HasField("g") or attr.graphs for attr in node.attribute):
+    if not node.attribute or not any(attr.HasField("g") or attr.graphs for attr in node.attribute):
         return ()
     return _captured([("", g) for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)])
 

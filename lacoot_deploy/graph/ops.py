@@ -93,6 +93,11 @@ SKIP_NORMS = {
 SUMMING_CONV = {MICROSOFT: ("FusedConv", "NhwcFusedConv"), "com.microsoft.nchwc": ("Conv",)}
 """Convolutions that take a summand as their fourth operand, by domain."""
 
+FUSED = frozenset(
+    {*SKIP_NORMS, *(op for kinds in SUMMING_CONV.values() for op in kinds), "QLinearAdd", "Gemm"}
+)
+"""Operators that may hold a residual sum, see `split_fused`."""
+
 Parts = tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
 
 

@@ -7,8 +7,11 @@ external data nor gigabytes of weights are touched. What it leaves open is follo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import compress
+from operator import not_
 
 import numpy as np
 import onnx
@@ -218,11 +221,10 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
                 onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
             )
 
-    for tensor in graph.initializer:
-        if _is_small(tensor):
-            copy.graph.initializer.append(tensor)
-        else:
-            as_input(tensor.name, tensor)
+    small = [_is_small(tensor) for tensor in graph.initializer]
+    copy.graph.initializer.extend(compress(graph.initializer, small))
+    for tensor in compress(graph.initializer, map(not_, small)):
+        as_input(tensor.name, tensor)
     for sparse in graph.sparse_initializer:
         if sparse.values.name not in names:
             copy.graph.input.append(
@@ -230,18 +232,24 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
                     sparse.values.name, sparse.values.data_type, list(sparse.dims)
                 )
             )
-    for node in graph.node:
-        constant = node.op_type == "Constant" and len(node.output) == 1 and len(node.attribute) == 1
-        if constant and node.attribute[0].name == "value":
-            tensor = node.attribute[0].t
-            if not _is_small(tensor):
-                as_input(node.output[0], tensor)
-                continue
-        copy.graph.node.append(node)
+    large = [node for node in graph.node if node.op_type == "Constant" and _is_large_constant(node)]
+    for node in large:
+        as_input(node.output[0], node.attribute[0].t)
+    if large:
+        gone = {node.output[0] for node in large}
+        copy.graph.node.extend(node for node in graph.node if not (node.output and node.output[0] in gone))
+    else:
+        copy.graph.node.extend(graph.node)
     return copy
+
+
+def _is_large_constant(node: onnx.NodeProto) -> bool:
+    if len(node.output) != 1 or len(node.attribute) != 1 or node.attribute[0].name != "value":
+        return False
+    return not _is_small(node.attribute[0].t)
 
 
 def _is_small(tensor: onnx.TensorProto) -> bool:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
-    return int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL
+    return bool(math.prod(tensor.dims) <= SMALL)

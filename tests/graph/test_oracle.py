@@ -167,12 +167,13 @@ def test_every_block_alone_and_half_together(architecture, exporter, tmp_path):
     dense = Dense(model, feeds, tmp_path)
     check_against_pytorch(module, inputs, dense, [], dense.outputs(dense.model))
     assert dense.blocks
-    compared = 0
-    for choices in dense.choices(architecture.name):
+    compared, every = 0, dense.choices(architecture.name)
+    for choices in every:
         outputs = dense.check(choices)
         if all(Replacement.covers(module, choice) for choice in choices):
             check_against_pytorch(module, inputs, dense, choices, outputs)
             compared += 1
+    print(f"{len(dense.blocks)} blocks, {len(every)} cuts bit for bit, {compared} of them next to PyTorch")
     assert compared > 0 or not any(Form.BYPASS in block.forms for block in dense.blocks)
 
 
