@@ -229,6 +229,22 @@ class TestNotEvenNamed:
         g.op("Concat", x, g.op("Relu", conv(g, x, 4, 4)), axis=1, output="y")
         assert self.names(g, y=None) == []
 
+    def test_detection_head(self):
+        """Corners from distances to the cells' centres, the boxes' middles from corners, and summed class scores."""
+        g = GraphBuilder()
+        x = g.op("Relu", image(g))
+        distances = g.op("Reshape", conv(g, x, 4, 4, 1), g.weight([-1, 4, 64], dtype=np.int64))
+        low = g.op("Slice", distances, *(g.weight([n], dtype=np.int64) for n in (0, 2, 1)))
+        high = g.op("Slice", distances, *(g.weight([n], dtype=np.int64) for n in (2, 4, 1)))
+        centres = g.normal(1, 2, 64)
+        corner, other = g.op("Sub", centres, low), g.op("Add", high, centres)
+        middle = g.op("Div", g.op("Add", corner, other), g.weight(2.0))
+        g.op("Concat", g.op("Mul", middle, g.weight(8.0)), g.op("Sub", other, corner), axis=1, output="y")
+        g.op("Add", g.op("Sigmoid", conv(g, x, 4, 4)), g.op("Sigmoid", conv(g, x, 4, 4, 1)), output="z")
+        model = g.model({"y": None, "z": None})
+        assert reasons(model) == ["no_skip"]
+        assert [block.output for block in find_blocks(model)] == ["z"]
+
     def test_ancestor_by_shape_arithmetic_only(self):
         g = GraphBuilder()
         x = g.op("Relu", image(g, size="S"))
