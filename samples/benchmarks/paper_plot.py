@@ -26,7 +26,7 @@ WAYS = {
 def plot(result: dict[str, Any], *targets: Path) -> None:
     """Draw the figures of `paper_table.py` and write them, one file per target."""
     matplotlib.rcParams["svg.hashsalt"] = "lacoot"
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
     timed = any(row["latency"] for run in result["runs"] for row in run["rows"])
     for number, run in enumerate(result["runs"]):
         colour = f"C{number}"
@@ -55,7 +55,7 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
     right.set_xlabel("latency relative to dense" if timed else "MMACs")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     for target in targets:
         figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
     plt.close(figure)
