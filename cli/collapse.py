@@ -12,6 +12,7 @@ from .options import PATH, data_options, output_options, provider_options, split
 from .render import count, note, print_json, progress, significant, table
 
 if TYPE_CHECKING:
+    from lacoot_deploy.manifest import PlanStep
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 CRITERIA = ("mswd", "mswd-ascent", "paired", "cosine", "output", "loss", "latency", "random")
@@ -29,6 +30,7 @@ REPAIRS = ("none", "affine", "linear", "auto")
     "--max-drift", type=float, help="Remove as many as change outputs by at most this relative RMS."
 )
 @click.option("--min-speedup", type=float, help="Remove as few as make it that many times as fast.")
+@click.option("--lossless", is_flag=True, help="Remove the blocks that do nothing; needs no data.")
 @click.option("--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run.")
 @click.option("--criterion", type=click.Choice(CRITERIA), help="What ranks the blocks.")
 @click.option(
@@ -65,6 +67,7 @@ def command(
     max_drop: float | None,
     max_drift: float | None,
     min_speedup: float | None,
+    lossless: bool,
     plan_file: Path | None,
     criterion: str | None,
     search: str | None,
@@ -91,7 +94,7 @@ def command(
     """Delete blocks from an ONNX model and write the shorter one.
 
     Say how far to go with one of --blocks, --count, --max-distance, --max-drop, --max-drift,
-    --min-speedup or --plan; with none of them the plan recommended in the file is applied.
+    --min-speedup, --lossless or --plan; with none of them the plan recommended in the file is applied.
     With --data, removals are tried, their repairs fitted, and the result confirmed on data
     that did not choose it.
 
@@ -104,7 +107,7 @@ def command(
     from lacoot_deploy.workflow.collapsing import collapse
 
     limit = None
-    given = (blocks, count_, max_distance, max_drop, max_drift, min_speedup)
+    given = (blocks, count_, max_distance, max_drop, max_drift, min_speedup, lossless or None)
     if any(value is not None for value in given):
         from lacoot_deploy.selection.planning import Limit
 
@@ -116,6 +119,7 @@ def command(
             max_drop=max_drop,
             max_drift=max_drift,
             min_speedup=min_speedup,
+            lossless=lossless or None,
         )
     with progress(quiet=quiet) as report:
         result = collapse(
@@ -145,6 +149,10 @@ def command(
         note(text, quiet=quiet)
 
 
+def _kind(step: PlanStep) -> str:
+    return "none" if step.repair is None else step.repair.kind
+
+
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
     rows = []
@@ -155,7 +163,7 @@ def show(result: CollapseResult) -> None:
             [
                 step.block,
                 step.form,
-                "none" if step.repair is None else step.repair.kind,
+                "exact" if step.evidence.get("lossless") else _kind(step),
                 significant(step.evidence.get("score")),
                 "-" if score is None else f"{score:.2f}",
             ]

@@ -26,7 +26,7 @@ from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
 from lacoot_deploy.selection.pieces import Pieces
-from lacoot_deploy.selection.variant import Kept, Removal, Values, Variant, apply_repair
+from lacoot_deploy.selection.variant import EXACT, Kept, Removal, Values, Variant, apply_repair
 
 
 class Engine:
@@ -133,6 +133,15 @@ class Engine:
             repair: `none`, `affine`, `linear`, or what else `fit_repair` knows.
         """
         removed, kept, first = self._asked(parent, names, form, repair)
+        fitting = self._forward(parent.values[: self.fit_batches], removed, kept, first, fitting=True)
+        judging = self._forward(parent.values[self.fit_batches :], removed, kept, first)
+        return Variant(removed, (*fitting, *judging), kept)
+
+    def remove_exactly(self, parent: Variant, cut: Cut) -> Variant:
+        """The parent with a block removed by a cut that is known to change nothing."""
+        name = cut.block.name
+        removed, kept, first = self._asked(parent, [name], cut.form, EXACT)
+        removed[name] = Removal(cut.form, EXACT, cut.repair)
         fitting = self._forward(parent.values[: self.fit_batches], removed, kept, first, fitting=True)
         judging = self._forward(parent.values[self.fit_batches :], removed, kept, first)
         return Variant(removed, (*fitting, *judging), kept)
@@ -317,8 +326,8 @@ class Engine:
         else:
             base = self._skip(block, batches)
             axis, target = self.output_axes[block.name], unit.merge
-        repair = None if fitting else removal.repair
-        fits = not shared and removal.repair_kind != "none" and self._float(base[0])
+        repair = None if fitting and removal.repair_kind != EXACT else removal.repair
+        fits = not shared and removal.repair_kind not in ("none", EXACT) and self._float(base[0])
         if fitting and fits and axis is not None:
             dense = [batch[target] for batch in self.dense.values[: self.fit_batches]]
             repair = fit_repair(removal.repair_kind, base, dense, axis)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lacoot_deploy.data.types import Samples, join
+from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.constant_branches import constant_cuts
 from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.io import fingerprint
 from lacoot_deploy.graph.surgery import collapse_blocks
@@ -23,70 +23,13 @@ from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Judge
+from lacoot_deploy.selection.limits import Evidence as Evidence
+from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
 from lacoot_deploy.selection.search import Step, greedy, ranked
+from lacoot_deploy.selection.variant import EXACT
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """How far to go; exactly one is given.
-
-    Attributes:
-        blocks: Remove exactly these blocks.
-        count: Remove that many.
-        max_distance: Remove every block whose distance is at most this.
-        max_drop: Remove as many as cost at most that many points of accuracy (of agreement without labels).
-        max_drift: Remove as many as change the outputs by at most this relative RMS.
-        min_speedup: Remove as few as make the network that many times as fast.
-    """
-
-    blocks: tuple[str, ...] | None = None
-    count: int | None = None
-    max_distance: float | None = None
-    max_drop: float | None = None
-    max_drift: float | None = None
-    min_speedup: float | None = None
-
-    def __post_init__(self) -> None:
-        """Hold the promise that exactly one limit is given."""
-        if len(self.given()) != 1:
-            raise UsageError(
-                "Give exactly one of --blocks, --count, --max-distance, --max-drop, --max-drift, --min-speedup."
-            )
-
-    def given(self) -> dict[str, Any]:
-        """The limit as plain data."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(self).items()
-            if value is not None
-        }
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Samples with their roles: repairs are fitted on some, others choose, others again confirm."""
-
-    fit: Samples
-    choose: Samples
-    confirm: Samples
-
-    @classmethod
-    def split(cls, samples: Samples, *, seed: int = 0, fit_limit: int = 1024) -> Evidence:
-        """Half of the samples confirm; the other half fits repairs (at most `fit_limit` of them) and chooses.
-
-        Raises:
-            UsageError: There are fewer than eight samples.
-        """
-        n = len(samples)
-        if n < 8:
-            raise UsageError(f"{n} samples are too few to choose by; give at least 8.")
-        order = np.random.default_rng(seed).permutation(n)
-        fit = min(n // 4, fit_limit)
-        parts = order[:fit], order[fit : n // 2], order[n // 2 :]
-        return cls(*(samples.take(np.sort(part)) for part in parts))
 
 
 def make_plan(
@@ -142,6 +85,11 @@ def make_plan(
     if evidence is None and (limit.max_drop or limit.max_drift or limit.min_speedup) is not None:
         raise UsageError(f"--{next(iter(limit.given())).replace('_', '-')} is measured on data: give --data.")
     candidates = _candidates(blocks, limit, form)
+    folder = None if source is None else source.parent
+    # With `auto` what goes for nothing goes first; a fixed repair is the user's word.
+    exact = constant_cuts(model, candidates, folder) if repair == "auto" and form == "auto" else []
+    if limit.lossless:
+        return _plan_lossless(model, exact)
     rule = _criterion(criterion, evidence, distances, candidates, limit)
     search = search or ("greedy" if rule.trial is not None else "ranked")
     if search == "greedy" and rule.trial is None:
@@ -154,7 +102,7 @@ def make_plan(
     if limit.blocks is not None:
         plan.criterion = plan.search = None
     if evidence is None:
-        return _plan_without_data(plan, candidates, limit, rule, distances or {}, form, seed)
+        return _plan_without_data(plan, candidates, exact, limit, rule, distances or {}, form, seed)
     # Where nothing is fitted, all samples that do not confirm can choose.
     fits = repair != "none" or refit
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
@@ -184,12 +132,22 @@ def make_plan(
             scores = {n: s for n, s in scores.items() if s <= limit.max_distance}
             if not scores:
                 raise _nothing(f"no block has a distance of at most {limit.max_distance}")
-        path = ranked(engine, scores, repair=repair, refit=refit, form=wanted, stop=stop, progress=progress)
+        path = ranked(
+            engine,
+            scores,
+            exact=exact,
+            repair=repair,
+            refit=refit,
+            form=wanted,
+            stop=stop,
+            progress=progress,
+        )
     else:
         path = greedy(
             engine,
             names,
             rule,
+            exact=exact,
             repair=repair,
             refit=refit,
             form=wanted,
@@ -245,9 +203,18 @@ def _criterion(
     return rule
 
 
+def _plan_lossless(model: onnx.ModelProto, exact: Sequence[Cut]) -> Plan:
+    if not exact:
+        raise _nothing("no block's branch is the same for every input")
+    steps = plan_steps(exact, [{"lossless": True} for _ in exact])
+    evidence = {"measured": False, "lossless": True}
+    return Plan(model_sha256=fingerprint(model), limit={"lossless": True}, steps=steps, evidence=evidence)
+
+
 def _plan_without_data(
     plan: Plan,
     candidates: list[Block],
+    exact: Sequence[Cut],
     limit: Limit,
     rule: Criterion,
     distances: Distances,
@@ -272,7 +239,11 @@ def _plan_without_data(
             if not chosen:
                 raise _nothing(f"no block has a distance of at most {limit.max_distance}")
         evidence = [{"criterion": rule.name, "score": scores[block.name]} for block in chosen]
-    cuts = [Cut(block, choose_form(block, form)) for block in chosen]
+    known = {cut.block.name: cut for cut in exact}
+    cuts = [known.get(block.name, Cut(block, choose_form(block, form))) for block in chosen]
+    for cut, note in zip(cuts, evidence, strict=True):
+        if cut.block.name in known:
+            note["lossless"] = True
     plan.steps = plan_steps(cuts, evidence)
     plan.evidence = {"measured": False}
     return plan
@@ -352,7 +323,12 @@ def _confirmed(
     plan.steps = plan_steps(
         cuts,
         [
-            {"score": step.score, "repair": step.repair, "after_this_step": step.quality.record()}
+            {
+                "score": step.score,
+                "repair": step.repair,
+                **({"lossless": True} if step.repair == EXACT else {}),
+                "after_this_step": step.quality.record(),
+            }
             for step in chosen
         ],
     )

@@ -13,7 +13,7 @@ from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Quality
-from lacoot_deploy.selection.variant import Variant
+from lacoot_deploy.selection.variant import EXACT, Variant
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,10 +54,32 @@ class Step:
 Stop = Callable[[Step], bool]
 
 
+def lossless(engine: Engine, exact: Sequence[Cut], stop: Stop) -> tuple[list[Step], Variant, bool]:
+    """Remove the blocks that go for nothing, before any search.
+
+    Args:
+        engine: The network and its samples.
+        exact: Cuts that change no output.
+        stop: As for the searches.
+
+    Returns:
+        The steps, the network after them, and whether to stop there.
+    """
+    path: list[Step] = []
+    current = engine.dense
+    for cut in exact:
+        current = engine.remove_exactly(current, cut)
+        path.append(_step(engine, current, cut.block.name, 0.0, EXACT))
+        if stop(path[-1]):
+            return path, current, True
+    return path, current, False
+
+
 def ranked(
     engine: Engine,
     scores: Mapping[str, float],
     *,
+    exact: Sequence[Cut] = (),
     repair: str = "auto",
     refit: bool = False,
     form: Form | None = None,
@@ -69,6 +91,7 @@ def ranked(
     Args:
         engine: The network and its samples.
         scores: Score by block name; these blocks may go.
+        exact: Cuts that change no output; they go first.
         repair: `none`, `affine`, `linear` or `auto`.
         refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
         form: The form in which blocks go; None for each one's best.
@@ -78,9 +101,11 @@ def ranked(
     Returns:
         The steps in order; empty where no block may go.
     """
-    path: list[Step] = []
-    current = engine.dense
-    for name in sorted(scores, key=lambda n: (scores[n], engine.place[n])):
+    path, current, done = lossless(engine, exact, stop)
+    if done:
+        return path
+    gone = {step.block for step in path}
+    for name in sorted(scores.keys() - gone, key=lambda n: (scores[n], engine.place[n])):
         if progress is not None:
             progress(len(path), len(scores), "removing in ranked order")
         kind, current = _try(engine, current, name, repair, refit, form)
@@ -95,6 +120,7 @@ def greedy(
     names: Sequence[str],
     criterion: Criterion,
     *,
+    exact: Sequence[Cut] = (),
     repair: str = "auto",
     refit: bool = False,
     form: Form | None = None,
@@ -108,6 +134,7 @@ def greedy(
         engine: The network and its samples.
         names: The blocks that may go.
         criterion: A trial criterion: its score chooses.
+        exact: Cuts that change no output; they go first.
         repair: `none`, `affine`, `linear` or `auto`.
         refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
         form: The form in which blocks go; None for each one's best.
@@ -118,12 +145,14 @@ def greedy(
     Returns:
         The steps in order; empty where no block may go.
     """
-    path: list[Step] = []
-    left, current = list(names), engine.dense
+    path, current, done = lossless(engine, exact, stop)
+    if done:
+        return path
+    left = [name for name in names if name not in current.removed]
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
     trial_repair = AUTO_REPAIRS[-1] if repair == "auto" else repair
-    before = engine.quality(engine.dense)
+    before = engine.quality(current)
     last: dict[str, float] = {}
     while left:
         best: tuple[float, int, str] | None = None

@@ -16,6 +16,9 @@ from lacoot_deploy.runtime.sessions import Session
 
 Values = dict[str, NDArray[Any]]
 
+EXACT = "exact"
+"""The kind of repair of a block that goes without loss: what its branch adds is a known constant."""
+
 
 @dataclass(frozen=True)
 class Removal:

@@ -214,3 +214,44 @@ def test_giving_up_early_changes_no_choice(network, criterion, repair):
         assert step.score == pytest.approx(scores[best], rel=1e-6)
         current = engine.remove(current, [best], repair=repair)
         left.remove(best)
+
+
+@pytest.fixture(scope="module")
+def half_dead():
+    """Four blocks, of which layer1 and layer2 add zero."""
+    from onnx import numpy_helper
+
+    model, blocks = residual_mlp(4, seed=3)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("layer1.w2", "layer2.w2"):
+            tensor.CopyFrom(
+                numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name)
+            )
+    feeds = random_feeds(model, batch=64, seed=5)
+    labels = run(model, feeds)[0].argmax(axis=1).astype(np.int64)
+    return model, blocks, Samples(feeds, labels)
+
+
+def test_blocks_that_do_nothing_go_without_data(half_dead):
+    model, blocks, samples = half_dead
+    plan = make_plan(model, blocks, Limit(lossless=True))
+    assert gone(plan) == ["layer1", "layer2"]
+    assert all(step.evidence == {"lossless": True} for step in plan.steps)
+    short = collapse_blocks(model, resolve_plan(plan, blocks)[0])
+    np.testing.assert_array_equal(run(short, dict(samples.feeds))[0], run(model, dict(samples.feeds))[0])
+
+
+@pytest.mark.parametrize("search", ["ranked", "greedy"])
+def test_blocks_that_do_nothing_go_first(half_dead, search):
+    model, blocks, samples = half_dead
+    plan = make_plan(
+        model, blocks, Limit(count=3), criterion="loss", search=search, evidence=Evidence.split(samples)
+    )
+    assert gone(plan)[:2] == ["layer1", "layer2"]
+    assert [step.evidence.get("lossless") for step in plan.steps] == [True, True, None]
+
+
+def test_without_a_dead_block_lossless_finds_nothing(network):
+    model, blocks, _ = network
+    with pytest.raises(NothingToCollapseError, match="same for every input"):
+        make_plan(model, blocks, Limit(lossless=True))
