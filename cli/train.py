@@ -46,7 +46,7 @@ def command(
     carries the distance of every block and the recommended plan.
 
     With --heal, RECIPE is the folder of a finished run: its network is cut by the plan, the
-    repairs become layers, and a few gentle epochs with the uncut network as teacher follow.
+    repairs become layers, and a few epochs with the uncut network as teacher follow.
 
     \b
     Examples:

@@ -30,8 +30,9 @@ HEALING: dict[str, Any] = {
 }
 """What a short fine-tuning sets differently from the training before it."""
 
-RATE = 0.1
-"""Its peak learning rate, as a share of that training's."""
+RATE = 0.5
+"""Its peak learning rate, as a share of that training's. On a ResNet-20 with seven of nine blocks gone half gave 78.5 %
+after three epochs, a tenth 75.3 %."""
 
 EQUAL = 1e-5
 """Largest difference from the collapsed ONNX file before the first step, relative to the largest output."""
@@ -40,7 +41,7 @@ EQUAL = 1e-5
 def healing_settings(
     recorded: Checkpoint, cuts: Sequence[CutSetting], refits: Sequence[Refit], teacher: str
 ) -> dict[str, Any]:
-    """The settings of a healing run: those of the run before, shorter, gentler and with a teacher."""
+    """The settings of a healing run: those of the run before, shorter and with a teacher."""
     recipe = recorded.recipe
     refitted = [refit.block.name for refit in refits if refit.block.name not in recipe.refits]
     decided = {

@@ -66,7 +66,7 @@ def heal(
         run: The folder of a training run, or its checkpoint.
         plan_file: A plan for that run's `model.onnx`, as `collapse --plan-out` writes it.
         out: The folder of the new run.
-        overrides: `key=value` settings; by default those of the run with a tenth of its learning rate, for 3 epochs.
+        overrides: `key=value` settings; by default those of the run with half of its learning rate, for 3 epochs.
         resume: Go on with an interrupted run.
         progress: Is told about epochs and notes.
 
