@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "--projections", type=click.IntRange(min=1), default=50, show_default=True, help="Random directions."
 )
 @click.option("--provider", default="auto", show_default=True, help="Execution provider.")
+@click.option("--latency/--no-latency", default=True, help="Time every block as well.  [default: yes]")
 @output_options
 def command(
     model: Path,
@@ -38,6 +39,7 @@ def command(
     output: Path,
     projections: int,
     provider: str,
+    latency: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -45,7 +47,8 @@ def command(
     """Measure how far each block's output is from its input.
 
     Runs any ONNX model over calibration data in ONNX Runtime and writes a copy whose manifest
-    holds the distances: mswd, mswd-ascent, paired and cosine, with their floors.
+    holds the distances: mswd, mswd-ascent, paired and cosine, with their floors, what the
+    activations look like, and each block's share of the latency.
 
     \b
     Example:
@@ -56,7 +59,13 @@ def command(
     options = data_of(data, mean, std, size, split, samples, seed)
     with progress(quiet=quiet) as report:
         inspection = measure(
-            model, output, options, projections=projections, provider=provider, progress=report
+            model,
+            output,
+            options,
+            projections=projections,
+            provider=provider,
+            latency=latency,
+            progress=report,
         )
     if as_json:
         print_json(inspection)

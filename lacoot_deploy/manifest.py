@@ -59,8 +59,55 @@ class DistanceRecord(Record):
     split: str | None = None
 
 
+class StatisticsRecord(Record):
+    """What a value looked like over all samples and positions.
+
+    Attributes:
+        mean: Mean of its entries.
+        std: Standard deviation of its entries.
+        minimum: Smallest entry.
+        maximum: Largest entry.
+        zeros: Share of entries that are exactly zero, 0..1.
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    zeros: float
+
+
+class LatencyRecord(Record):
+    """What a block takes of a run.
+
+    Attributes:
+        ms: Milliseconds, the median over runs.
+        share: Part of the whole run, 0..1.
+        batch: Samples per run.
+        provider: Execution provider.
+        cpu: The processor that it was measured on, or that drove the device.
+    """
+
+    ms: float
+    share: float
+    batch: int
+    provider: str
+    cpu: str
+
+
 class BlockRecord(Record):
-    """A block as it was when it was recorded: where it lies and how far its output is from its input."""
+    """A block as it was when it was recorded: where it lies and how far its output is from its input.
+
+    Attributes:
+        name: Name of the block.
+        input: Its input value.
+        output: Its output value.
+        shape: Shape of the input value as far as known.
+        units: Names of its residual units.
+        distances: Measured distances by name.
+        statistics: Activation statistics of its `input` and `output`.
+        latency: What it takes of a run.
+    """
 
     name: str
     input: str
@@ -68,6 +115,8 @@ class BlockRecord(Record):
     shape: list[int | str | None] | None = None
     units: list[str] = Field(default_factory=list)
     distances: dict[str, DistanceRecord] = Field(default_factory=dict)
+    statistics: dict[str, StatisticsRecord] = Field(default_factory=dict)
+    latency: LatencyRecord | None = None
 
     @field_validator("distances")
     @classmethod

@@ -311,6 +311,9 @@ def record_history(
     found = survey(smaller, granularity=granularity)
     manifest.producer = PRODUCER
     manifest.blocks = block_records(found.blocks, {}, manifest)
+    for record in manifest.blocks:
+        # They belong to the network as it was before.
+        record.statistics, record.latency = {}, None
     manifest.plan = None
     manifest.history = [
         *manifest.history,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from lacoot_deploy import __version__
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block
-from lacoot_deploy.manifest import BlockRecord, DistanceRecord, Manifest, write_manifest
+from lacoot_deploy.manifest import (
+    BlockRecord,
+    DistanceRecord,
+    LatencyRecord,
+    Manifest,
+    StatisticsRecord,
+    write_manifest,
+)
 from lacoot_deploy.workflow.data import DataOptions, samples_for
 from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
 
@@ -24,6 +32,7 @@ def measure(
     *,
     projections: int = 50,
     provider: str = "auto",
+    latency: bool = True,
     progress: Progress | None = None,
 ) -> Inspection:
     """Measure how far each block's output is from its input and record it in a copy of the model.
@@ -34,6 +43,7 @@ def measure(
         data: Calibration data.
         projections: Random directions of the sampled distance.
         provider: Execution provider.
+        latency: Whether to time the blocks as well.
         progress: Called with (done, total, what).
 
     Returns:
@@ -45,7 +55,7 @@ def measure(
     """
     from lacoot_deploy.files import check_target
     from lacoot_deploy.graph.io import save_model
-    from lacoot_deploy.runtime.measure import measure_blocks
+    from lacoot_deploy.runtime.measure import measure as measure_samples
 
     path, output = Path(path), Path(output)
     check_target(output)
@@ -54,7 +64,7 @@ def measure(
     able = [block for block in opened.blocks if block.collapsible and not block.scope]
     if not able:
         raise InputError(f"{path} has no block that can be measured; see 'lacoot-deploy inspect {path}'.")
-    measured = measure_blocks(
+    measured = measure_samples(
         opened.model,
         able,
         samples,
@@ -67,10 +77,30 @@ def measure(
     )
     manifest = opened.manifest or Manifest()
     manifest.producer = PRODUCER
-    manifest.blocks = block_records(opened.blocks, measured, manifest)
+    distances = {name: found.distances for name, found in measured.items()}
+    manifest.blocks = block_records(opened.blocks, distances, manifest)
+    times = _latencies(path, able, provider) if latency else {}
+    for record in manifest.blocks:
+        if record.name in measured:
+            ends = {"input": measured[record.name].source, "output": measured[record.name].target}
+            record.statistics = {end: StatisticsRecord(**asdict(found)) for end, found in ends.items()}
+        record.latency = times.get(record.name)
     write_manifest(opened.model, manifest)
     save_model(opened.model, output, source=path)
     return inspect(output)
+
+
+def _latencies(path: Path, blocks: list[Block], provider: str) -> dict[str, LatencyRecord]:
+    from lacoot_deploy.bench.per_block import block_latencies
+    from lacoot_deploy.runtime.machine import describe_machine
+
+    found, cpu = block_latencies(path, blocks, provider=provider), describe_machine().cpu
+    return {
+        block.name: LatencyRecord(
+            ms=block.ms, share=block.share, batch=found.batch, provider=found.provider, cpu=cpu
+        )
+        for block in found.blocks
+    }
 
 
 def block_records(
@@ -80,6 +110,7 @@ def block_records(
 ) -> list[BlockRecord]:
     """Records of all blocks as they are in a model: new distances over those that the manifest already has."""
     before, _ = recorded_distances(manifest, blocks)
+    known = {record.name: record for record in manifest.blocks} if manifest is not None else {}
     return [
         BlockRecord(
             name=block.name,
@@ -88,6 +119,8 @@ def block_records(
             shape=None if block.shape is None else list(block.shape),
             units=[unit.name for unit in block.units],
             distances={**before.get(block.name, {}), **measured.get(block.name, {})},
+            statistics=known[block.name].statistics if block.name in known else {},
+            latency=known[block.name].latency if block.name in known else None,
         )
         for block in blocks
         if block.collapsible

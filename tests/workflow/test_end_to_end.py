@@ -162,6 +162,22 @@ def test_measuring_in_onnx_runtime_agrees_with_training_and_leaves_the_input_alo
             assert block.distance["paired"].value == pytest.approx(ours, rel=1e-3)
 
 
+def test_measuring_records_latency_and_activations_until_the_network_changes(run, tmp_path):
+    measured = tmp_path / "m.onnx"
+    measure(run.model, measured, DataOptions("digits", split="val"))
+    records = open_model(measured).manifest.blocks
+    assert all(0 < record.latency.share < 1 and record.latency.ms > 0 for record in records)
+    assert sum(record.latency.share for record in records) < 1
+    ends = [record.statistics[end] for record in records for end in ("input", "output")]
+    assert all(end.minimum <= end.mean <= end.maximum and end.std > 0 for end in ends)
+    assert any(end.minimum == 0 and end.zeros > 0 for end in ends), "these blocks end in a ReLU"
+    collapse(measured, tmp_path / "short.onnx")
+    after = open_model(tmp_path / "short.onnx").manifest.blocks
+    assert all(record.latency is None and not record.statistics for record in after)
+    measure(run.model, measured, DataOptions("digits", split="val"), latency=False)
+    assert all(record.latency is None for record in open_model(measured).manifest.blocks)
+
+
 def test_compare_counts_what_the_labels_say(run, tmp_path):
     collapse(run.model, tmp_path / "short.onnx")
     comparison = compare(run.model, tmp_path / "short.onnx", DataOptions("digits"))
