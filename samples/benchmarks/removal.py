@@ -257,7 +257,7 @@ def plot(result: dict[str, Any], target: Path) -> None:
             axes.plot(depths, [np.mean(points[d]) for d in depths], style, label=title, markersize=5)
     for made in result["scratch"]:
         axes.plot(
-            [len(made["without"])],
+            [made["removed"]],
             [made["test_accuracy"]],
             "*",
             markersize=12,
