@@ -6,6 +6,7 @@ The cut model must equal, bit for bit, a bypass written in raw protobuf that sha
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -73,28 +74,37 @@ class Replacement:
 
     def __init__(self, module, choices: Sequence[Choice], model: onnx.ModelProto):
         self.ops = {name: node.op_type for node in model.graph.node for name in node.output}
-        self.places = [(module.get_submodule(block.name), block, form) for block, form in choices]
+        self.places: dict[object, dict[int, Choice]] = {}
+        for block, form in choices:
+            path, call = module_call(module, block.name)
+            self.places.setdefault(module.get_submodule(path), {})[call] = (block, form)
 
     @staticmethod
     def covers(module, choice: Choice) -> bool:
         """Whether the block is a module, and what is left of it can be said in PyTorch without its code."""
         block, form = choice
-        found = dict(module.named_modules()).get(block.name)
+        found = dict(module.named_modules()).get(module_call(module, block.name)[0])
         projected = type(found).__name__ in RELU_AFTER_PROJECTION and skip_module(found) is not None
         return found is not None and (form is Form.BYPASS or projected)
 
     def __enter__(self):
-        for part, block, form in self.places:
-            part.forward = self.left_of(part, part.forward, block, form)
+        for part, calls in self.places.items():
+            part.forward = self.left_of(part, part.forward, calls)
 
     def __exit__(self, *exc):
-        for part, _, _ in self.places:
+        for part in self.places:
             del part.forward
 
-    def left_of(self, part, original, block: Block, form: Form):
+    def left_of(self, part, original, calls: dict[int, Choice]):
         import torch
 
+        numbers = itertools.count(1)
+
         def forward(*args, **kwargs):
+            number = next(numbers)
+            if number not in calls:
+                return original(*args, **kwargs)
+            block, form = calls[number]
             x = args[0] if args else kwargs["hidden_states"]
             if form is Form.SHORTCUT:
                 assert self.ops[block.output] == "Relu"
@@ -104,6 +114,13 @@ class Replacement:
             return (y, *whole[1:]) if isinstance(whole, tuple) else y
 
         return forward
+
+
+def module_call(module, name: str) -> tuple[str, int]:
+    """The module behind a name and which of its calls the block is: `layer_2` is the second of `layer`."""
+    path, _, number = name.rpartition("_")
+    modules = dict(module.named_modules())
+    return (path, int(number)) if name not in modules and path in modules and number.isdigit() else (name, 1)
 
 
 def skip_module(part):
