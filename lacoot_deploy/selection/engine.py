@@ -67,7 +67,13 @@ class Engine:
         self.fit_samples = judge.take(slice(0, 0)) if fit is None else fit
         self.batch_size = batch_size
         self.runs = 0
-        self._open_args: dict[str, Any] = {"provider": provider, "threads": threads, "source": source}
+        # Every piece has a pool of threads; those of one that has run must not go on spinning while the next one runs.
+        self._open_args: dict[str, Any] = {
+            "provider": provider,
+            "threads": threads,
+            "source": source,
+            "session_config": {"session.intra_op.allow_spinning": "0"},
+        }
         self.segments = split_at_blocks(inferred, blocks)
         self.sessions = [self._open(segment.model) for segment in self.segments]
         self.place = {s.block.name: i for i, s in enumerate(self.segments) if s.block is not None}
