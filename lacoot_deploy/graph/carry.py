@@ -94,11 +94,12 @@ def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...
         InputError: The wiring has its surviving nodes in another order, or reads a value that nothing defines.
     """
     nodes = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
-    undefined = outer_reads(model.graph)
+    reads, defined = read_values(model.graph), defined_values(model.graph)
+    undefined = reads - defined
     called = _called_functions(model)
     changes: list[str] = []
     keys = {id(node): key for key, node in nodes.items()}
-    _carry_graph(model.graph, after.graph, nodes, keys, changes, model.ir_version)
+    _carry_graph(model.graph, after.graph, nodes, keys, changes, model.ir_version, (reads, defined))
     if changes:
         dangling = outer_reads(model.graph) - undefined
         if dangling:
@@ -117,8 +118,9 @@ def _carry_graph(
     keys: dict[int, str],
     changes: list[str],
     ir_version: int,
+    known: tuple[set[str], set[str]] | None = None,
 ) -> None:
-    reads, defined = read_values(graph), defined_values(graph)
+    reads, defined = known or (read_values(graph), defined_values(graph))
     before = len(changes)
     kept = {node.name for node in after.node}
     renames: dict[str, str] = {}

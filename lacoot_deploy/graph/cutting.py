@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -62,12 +63,21 @@ class Cutter:
     def __init__(self, graph: Any, model: onnx.ModelProto):
         self._protos = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
         self._scopes = list(self._walk(graph, (), None))
-        self._taken = _all_names(model)
         self._free_initializers = model.ir_version >= FREE_INITIALIZERS_SINCE_IR
         self._replaced: dict[int, Any] = {}
         self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self._model = model
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """All names in the model; asked for only where something new needs one."""
+        return _all_names(self._model)
+
+    @cached_property
+    def _known_ops(self) -> frozenset[str]:
+        """The standard operators that the model uses."""
         standard = (node for node in self._protos.values() if node.domain in ("", "ai.onnx"))
-        self._known_ops = frozenset(node.op_type for node in standard)
+        return frozenset(node.op_type for node in standard)
 
     def _walk(self, graph: Any, path: tuple[str, ...], outer: Scope | None) -> Iterator[Scope]:
         scope = Scope(graph, path, outer, _defined_tensors(graph), _producers(graph))
@@ -184,7 +194,10 @@ class Cutter:
 
     def _chain_from(self, start: Any, prefix: str) -> Chain:
         return Chain(
-            self.resolve(start), prefix=prefix, taken=self._taken, initializers=self._free_initializers
+            self.resolve(start),
+            prefix=prefix,
+            taken=lambda: self._taken,
+            initializers=self._free_initializers,
         )
 
     def _add_clipping(self, chain: Chain, block: Block, scope: Scope) -> None:

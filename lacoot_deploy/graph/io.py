@@ -79,76 +79,59 @@ def fingerprint(model: onnx.ModelProto) -> str:
     Writing a manifest does not change it. Of external weights it covers where they lie in their file and how long they
     are, not their bytes nor the file's name.
     """
-    feed = _Feed()
-    _hash_message(model, feed)
-    return feed.hexdigest()
+    digest, pieces = hashlib.sha256(), list[bytes]()
+    _hash_message(model, digest, pieces)
+    digest.update(b"".join(pieces))
+    return digest.hexdigest()
 
 
 _UNHASHED = {"metadata_props", "doc_string", "producer_name", "producer_version", "model_version"}
 
 
-class _Feed:
-    """A digest that is given many short pieces at once: most of a graph is short texts by the ten thousand."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > _PIECES_BYTES:
-            self._flush()
-
-    def add_text(self, data: bytes) -> None:
-        self.add(b"%d:" % len(data))
-        if len(data) <= _PIECES_BYTES:
-            self.add(data)
-            return
-        # A weight: hashed where it lies, not copied.
-        self._flush()
-        self._digest.update(data)
-
-    def hexdigest(self) -> str:
-        self._flush()
-        return self._digest.hexdigest()
-
-    def _flush(self) -> None:
-        self._digest.update(b"".join(self._pieces))
-        self._pieces.clear()
-        self._size = 0
+_PIECES = 4096
+_LONG_BYTES = 1 << 12
 
 
-_PIECES_BYTES = 1 << 16
-
-
-def _hash_message(message: Message, feed: _Feed) -> None:
+def _hash_message(message: Message, digest: hashlib._Hash, pieces: list[bytes]) -> None:
+    """Hash a message. Most of a graph is short texts by the ten thousand: `pieces` gathers them."""
     for field, value in message.ListFields():
         if field.name in _UNHASHED:
             continue
-        feed.add(b"%d:" % field.number)
+        pieces.append(b"%d:" % field.number)
         kind = type(value)
-        if kind is str:
-            feed.add_text(value.encode())
-        elif kind is bytes:
-            feed.add_text(value)
+        if kind is str or kind is bytes:
+            _hash_bytes(value, digest, pieces)
         elif isinstance(value, (int, float)):
-            feed.add_text(str(value).encode())
+            _hash_bytes(str(value), digest, pieces)
         elif isinstance(value, Message):
-            _hash_message(value, feed)
+            _hash_message(value, digest, pieces)
         elif isinstance(value[0], Message):
             placed = isinstance(value[0], onnx.StringStringEntryProto)
             for item in value:
                 if not (placed and item.key == "location"):
-                    _hash_message(item, feed)
-                    feed.add(b";")
+                    _hash_message(item, digest, pieces)
+                    pieces.append(b";")
+                if len(pieces) > _PIECES:
+                    digest.update(b"".join(pieces))
+                    pieces.clear()
         elif isinstance(value[0], (str, bytes)):
             for item in value:
-                feed.add_text(item if isinstance(item, bytes) else item.encode())
+                _hash_bytes(item, digest, pieces)
         else:
-            feed.add_text(np.array(value).tobytes())
-    feed.add(b"}")
+            _hash_bytes(np.array(value).tobytes(), digest, pieces)
+    pieces.append(b"}")
+
+
+def _hash_bytes(text: str | bytes, digest: hashlib._Hash, pieces: list[bytes]) -> None:
+    data = text.encode() if isinstance(text, str) else text
+    pieces.append(b"%d:" % len(data))
+    if len(data) <= _LONG_BYTES:
+        pieces.append(data)
+        return
+    # A weight: hashed where it lies, not copied.
+    digest.update(b"".join(pieces))
+    pieces.clear()
+    digest.update(data)
 
 
 def save_model(model: onnx.ModelProto, target: str | Path, *, source: str | Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,15 @@ class Chain:
     Attributes:
         nodes: The nodes so far, in order.
         value: The tensor that the last of them gives.
+
+    Args:
+        start: The tensor that the first node reads.
+        prefix: What names start with.
+        taken: Gives the names that are taken; new ones are added to it.
+        initializers: Whether a new weight may be an initializer.
     """
 
-    def __init__(self, start: Any, *, prefix: str, taken: set[str], initializers: bool = True):
+    def __init__(self, start: Any, *, prefix: str, taken: Callable[[], set[str]], initializers: bool = True):
         self.nodes: list[Any] = []
         self.value = start
         self._prefix = prefix
@@ -39,9 +46,9 @@ class Chain:
         """A name that nothing in the model has."""
         base = f"{self._prefix}/{wish}"
         name, number = base, 1
-        while name in self._taken:
+        while name in self._taken():
             name, number = f"{base}_{number}", number + 1
-        self._taken.add(name)
+        self._taken().add(name)
         return name
 
     def constant(self, wish: str, values: NDArray[Any]) -> Any:
@@ -67,7 +74,7 @@ class Chain:
 
     def end_in(self, tensor: Any) -> None:
         """Let the last node give an existing tensor instead of a new one."""
-        self._taken.discard(self.value.name)
+        self._taken().discard(self.value.name)
         self.nodes[-1].outputs = [tensor]
         self.value = tensor
 

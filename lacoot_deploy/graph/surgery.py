@@ -14,6 +14,7 @@ from lacoot_deploy.graph.cuts import Cut, Refit
 from lacoot_deploy.graph.cutting import Cutter
 from lacoot_deploy.graph.folding import fold_refits
 from lacoot_deploy.graph.liveness import drop_dead_nodes, live_nodes
+from lacoot_deploy.graph.pauses import no_cycle_search
 
 
 def collapse_blocks(
@@ -46,15 +47,16 @@ def collapse_blocks(
     _check_cuts(cuts)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = _import_wiring(result)
-    cutter = Cutter(graph, model)
-    live_before, original = live_nodes(graph), cutter.node_ids()
-    for cut, scope in cutter.in_graph_order(cuts):
-        cutter.apply(cut, scope)
-    cutter.finish()
-    drop_dead_nodes(graph, live_before=live_before, original=original)
-    if cuts:
-        carry_over(result, _export(graph))
+    with no_cycle_search():
+        graph = _import_wiring(result)
+        cutter = Cutter(graph, model)
+        live_before, original = live_nodes(graph), cutter.node_ids()
+        for cut, scope in cutter.in_graph_order(cuts):
+            cutter.apply(cut, scope)
+        cutter.finish()
+        drop_dead_nodes(graph, live_before=live_before, original=original)
+        if cuts:
+            carry_over(result, _export(graph))
     fold_refits(result, refits, folder=folder)
     return result
 

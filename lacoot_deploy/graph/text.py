@@ -72,14 +72,12 @@ def _entries(entries: Iterable[onnx.StringStringEntryProto]) -> Iterator[str]:
 
 
 def _node_names(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    yield from node.output
-    yield node.name
-    yield node.op_type
-    yield node.domain
-    yield node.overload
-    yield node.doc_string
-    yield from _entries(node.metadata_props)
+    # Joined here and not one by one: a graph has many nodes.
+    yield "".join(
+        (*node.input, *node.output, node.name, node.op_type, node.domain, node.overload, node.doc_string)
+    )
+    if node.metadata_props:
+        yield from _entries(node.metadata_props)
 
 
 def _function_names(function: onnx.FunctionProto) -> Iterator[str]:
@@ -98,10 +96,11 @@ def _value_texts(value: onnx.ValueInfoProto) -> Iterator[str]:
 
 
 def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[str]:
-    yield tensor.name
-    yield tensor.doc_string
-    yield from _entries(tensor.external_data)
-    yield from _entries(tensor.metadata_props)
+    yield tensor.name + tensor.doc_string
+    if tensor.external_data:
+        yield from _entries(tensor.external_data)
+    if tensor.metadata_props:
+        yield from _entries(tensor.metadata_props)
 
 
 def _annotation_names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -10,6 +10,7 @@ import onnx
 from lacoot_deploy.graph.blocks import Block, Shape
 from lacoot_deploy.graph.discovery.assemble import Survey, blocks_of, survey_of, undecided
 from lacoot_deploy.graph.index import index_model
+from lacoot_deploy.graph.pauses import no_cycle_search
 from lacoot_deploy.graph.tolerant import invalid_is_refused
 
 __all__ = ["Survey", "find_blocks", "survey", "undecided", "unit_block"]
@@ -37,7 +38,7 @@ def find_blocks(
     Raises:
         InputError: The model is not valid in a way that leaves its blocks open.
     """
-    with invalid_is_refused(model):
+    with invalid_is_refused(model), no_cycle_search():
         return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
 
 
@@ -51,7 +52,7 @@ def survey(model: onnx.ModelProto, *, granularity: Literal["block", "unit"] = "b
     Raises:
         InputError: As for `find_blocks`.
     """
-    with invalid_is_refused(model):
+    with invalid_is_refused(model), no_cycle_search():
         return survey_of(index_model(model), granularity=granularity)
 
 

@@ -21,13 +21,18 @@ _MAX_CONSTANT = 4096
 
 
 class Ranges:
-    """Bounds of the values of one graph, by name; worked out in one pass."""
+    """Bounds of the values of one graph, by name; worked out in one pass when they are first asked for."""
 
     def __init__(self, graph: GraphIndex, parent: Ranges | None = None) -> None:
         self._graph = graph
         self._parent = parent
         self._known: dict[str, Bounds] = {}
-        for node in graph.nodes:
+        self._looked = False
+
+    def _look(self) -> None:
+        """Go through the graph once, when the first bounds are asked for; most networks need none."""
+        self._looked = True
+        for node in self._graph.nodes:
             rule = _RULES.get(node.op) if node.domain in ("", "com.microsoft") else None
             if rule is None:
                 continue
@@ -39,6 +44,8 @@ class Ranges:
 
     def of(self, name: str) -> Bounds:
         """Least and greatest value that the named value can hold."""
+        if not self._looked:
+            self._look()
         if name in self._known:
             return self._known[name]
         tensor = self._graph.constant(name)
