@@ -98,13 +98,20 @@ class Costs:
     def _total(self, graph: GraphIndex, nodes: Iterable[Node]) -> int | None:
         total = 0
         for node in nodes:
-            bodies = self._bodies.get(id(node), ())
-            if id(node) not in self._counted:
-                self._counted[id(node)] = node_macs(node, self._tables[graph.scope])
-            for count in (self._counted[id(node)], *(self._total(body, body.nodes) for body in bodies)):
-                if count is None:
-                    return None
-                total += count
+            key = id(node)
+            if key not in self._counted:
+                self._counted[key] = self._with_bodies(graph, node)
+            count = self._counted[key]
+            if count is None:
+                return None
+            total += count
+        return total
+
+    def _with_bodies(self, graph: GraphIndex, node: Node) -> int | None:
+        total = node_macs(node, self._tables[graph.scope])
+        for body in self._bodies.get(id(node), ()):
+            inner = self._total(body, body.nodes)
+            total = None if total is None or inner is None else total + inner
         return total
 
     def parameters(self, graph: GraphIndex, names: Iterable[str]) -> int:

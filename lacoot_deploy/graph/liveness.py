@@ -17,30 +17,35 @@ def live_nodes(graph: Any) -> set[int]:
 
 
 def _live(graph: Any) -> tuple[set[int], set[str]]:
-    producers = {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
     live: set[int] = set()
-    outside: set[str] = set()
-    waiting = [tensor.name for tensor in graph.outputs]
-    seen = set(waiting)
-    while waiting:
-        name = waiting.pop()
-        node = producers.get(name)
-        if node is None:
-            outside.add(name)
-            continue
-        if id(node) in live:
-            continue
+    needed = {tensor.name for tensor in graph.outputs}
+    made: set[str] = set()
+    rest: dict[str, Any] = {}
+
+    def keep(node: Any) -> list[str]:
         live.add(id(node))
-        needed = [tensor.name for tensor in node.inputs if tensor.name]
+        made.update([tensor.name for tensor in node.outputs])
+        reads = [tensor.name for tensor in node.inputs if tensor.name]
         for inner in nested_graphs(node):
             inner_live, inner_outside = _live(inner)
-            live |= inner_live
-            needed.extend(inner_outside)
-        for value in needed:
-            if value not in seen:
-                seen.add(value)
-                waiting.append(value)
-    return live, outside
+            live.update(inner_live)
+            reads.extend(inner_outside)
+        needed.update(reads)
+        return reads
+
+    # One pass from the end is all it takes where every node stands behind what it reads.
+    for node in reversed(graph.nodes):
+        names = [tensor.name for tensor in node.outputs if tensor.name]
+        if needed.isdisjoint(names):
+            rest.update(dict.fromkeys(names, node))
+        else:
+            keep(node)
+    waiting = [name for name in needed if name in rest]
+    while waiting:
+        node = rest[waiting.pop()]
+        if id(node) not in live:
+            waiting.extend(name for name in keep(node) if name in rest)
+    return live, needed - made
 
 
 def drop_dead_nodes(graph: Any, *, live_before: set[int], original: set[int]) -> None:
