@@ -10,15 +10,15 @@ Two things the raw file does not say are settled here, once:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import onnx
 
-from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph import ops
+from lacoot_deploy.graph.order import captured, sorted_nodes
 
 if TYPE_CHECKING:
     from lacoot_deploy.graph.shapes import ShapeTable
@@ -66,8 +66,8 @@ class Node:
     @property
     def label(self) -> str:
         """The node's name, or `OpType:output` where it has none."""
-        if self.proto.name:
-            return str(self.proto.name)
+        if self.name:
+            return self.name
         return f"{self.proto.op_type}:{next((name for name in self.proto.output if name), '')}"
 
 
@@ -220,7 +220,7 @@ def _index_graph(
     index.inputs = tuple(name for name in names if name not in index.overridable)
     index.outputs = tuple(value.name for value in graph.output)
     bodies: list[tuple[Node, str, onnx.GraphProto]] = []
-    for proto in _sorted(graph):
+    for proto, operands, results in sorted_nodes(graph):
         if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx") and proto.output:
             tensor = _constant_tensor(proto)
             if tensor is not None:
@@ -230,13 +230,18 @@ def _index_graph(
             for attr in proto.attribute
             for body in ([attr.g] if attr.HasField("g") else attr.graphs)
         ]
-        for node in _nodes(proto, _captured(inner), len(index.nodes), index.initializers):
+        seen = captured(inner) if inner else ()
+        for node in _nodes(proto, operands, results, seen, len(index.nodes), index.initializers):
             index.nodes.append(node)
             for name in node.outputs:
                 if name:
                     index.producer[name] = node
             for name in dict.fromkeys(node.reads):
-                index.consumers.setdefault(name, []).append(node)
+                readers = index.consumers.get(name)
+                if readers is None:
+                    index.consumers[name] = [node]
+                else:
+                    readers.append(node)
         bodies.extend((index.nodes[-1], name, body) for name, body in inner)
     for node, name, body in bodies:
         _index_graph(body, index, node, name, found)
@@ -244,105 +249,50 @@ def _index_graph(
 
 
 def _nodes(
-    proto: onnx.NodeProto, captured: tuple[str, ...], start: int, constants: Container[str]
-) -> Iterator[Node]:
+    proto: onnx.NodeProto,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    captured: tuple[str, ...],
+    start: int,
+    constants: Container[str],
+) -> tuple[Node, ...]:
     """The node, or its parts where it is a fused merge."""
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    inputs, outputs = tuple(proto.input), tuple(proto.output)
-    if proto.op_type not in ops.FUSED:
-        data = ops.data_inputs(proto.op_type, domain, inputs) + captured
-        yield Node(start, proto.op_type, domain, proto.name, inputs, outputs, captured, data, proto)
-        return
+    domain, op = proto.domain, proto.op_type
+    domain = "" if domain == "ai.onnx" else domain
+    parts = _parts(proto, domain, inputs, outputs, constants) if op in ops.FUSED else ()
+    if not parts:
+        data = ops.data_inputs(op, domain, inputs) + captured
+        return (Node(start, op, domain, proto.name, inputs, outputs, captured, data, proto),)
+    return tuple(
+        Node(
+            start + offset,
+            kind,
+            "",
+            proto.name,
+            reads,
+            writes,
+            (),
+            ops.data_inputs(kind, "", reads),
+            proto,
+            fused=op,
+        )
+        for offset, (kind, reads, writes) in enumerate(parts)
+    )
+
+
+def _parts(
+    proto: onnx.NodeProto,
+    domain: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    constants: Container[str],
+) -> ops.Parts:
     activation = next(
         (attr.s.decode(errors="replace") for attr in proto.attribute if attr.name == "activation"), ""
     )
-    parts = ops.split_fused(
+    return ops.split_fused(
         proto.op_type, domain, inputs, outputs, hidden=HIDDEN, activation=activation, constants=constants
     )
-    if not parts:
-        data = ops.data_inputs(proto.op_type, domain, inputs) + captured
-        yield Node(start, proto.op_type, domain, proto.name, inputs, outputs, captured, data, proto)
-        return
-    for offset, (op, reads, writes) in enumerate(parts):
-        data = ops.data_inputs(op, "", reads)
-        yield Node(start + offset, op, "", proto.name, reads, writes, (), data, proto, fused=proto.op_type)
-
-
-def _captured(bodies: list[tuple[str, onnx.GraphProto]]) -> tuple[str, ...]:
-    """Values that bodies, at any depth, read from outside, in order of first use."""
-    found: dict[str, None] = {}
-    for _, body in bodies:
-        for name in _free_names(body):
-            found.setdefault(name)
-    return tuple(found)
-
-
-def _free_names(body: onnx.GraphProto) -> dict[str, None]:
-    bound = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    bound |= {tensor.values.name for tensor in body.sparse_initializer}
-    bound |= {name for node in body.node for name in node.output}
-    free: dict[str, None] = {}
-    for node in body.node:
-        inner = [g for attr in node.attribute for g in ([attr.g] if attr.HasField("g") else attr.graphs)]
-        reads: list[str] = [*node.input, *(name for graph in inner for name in _free_names(graph))]
-        for name in reads:
-            if name and name not in bound:
-                free.setdefault(name)
-    for value in body.output:
-        if value.name not in bound:
-            free.setdefault(value.name)
-    return free
-
-
-def _sorted(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
-    """The nodes in topological order: the file's own where that is one, else a stable sort of it."""
-    nodes = list(graph.node)
-    made: dict[str, int] = {}
-    for i, node in enumerate(nodes):
-        for name in node.output:
-            if name and made.setdefault(name, i) != i:
-                raise InputError(f"The model is not valid: {name} is computed by two nodes.")
-    if all(made.get(name, -1) < i for i, node in enumerate(nodes) for name in node.input) and all(
-        made.get(name, -1) < i for i, node in enumerate(nodes) for name in _captured_of(node)
-    ):
-        return nodes
-    order = _kahn(
-        [{made[name] for name in (*node.input, *_captured_of(node)) if name in made} for node in nodes]
-    )
-    if len(order) < len(nodes):
-        name = next(iter(nodes[min(set(range(len(nodes))) - set(order))].output), "")
-        raise InputError(
-            f"The model is not valid: to compute {name}, its nodes read one another in a circle."
-        )
-    return [nodes[i] for i in order]
-
-
-def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
-    if not node.attribute or not any(attr.HasField("g") or attr.graphs for attr in node.attribute):
-        return ()
-    return _captured([("", g) for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)])
-
-
-def _kahn(needs: list[set[int]]) -> list[int]:
-    """Positions in topological order, as near to the old order as can be; those on or behind a circle are left out."""
-    import heapq
-
-    readers: list[list[int]] = [[] for _ in needs]
-    waiting = [len(sources) for sources in needs]
-    for i, sources in enumerate(needs):
-        for source in sources:
-            readers[source].append(i)
-    ready = [i for i, count in enumerate(waiting) if count == 0]
-    heapq.heapify(ready)
-    order: list[int] = []
-    while ready:
-        i = heapq.heappop(ready)
-        order.append(i)
-        for reader in readers[i]:
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, reader)
-    return order
 
 
 def _constant_tensor(proto: onnx.NodeProto) -> onnx.TensorProto | None:

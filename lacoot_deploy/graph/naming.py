@@ -76,7 +76,7 @@ class Scopes:
                     self._texts[head] = parse_name_scopes(text)
                 if self._texts[head] is not None:
                     return self._texts[head]
-        name = node.proto.name
+        name = node.name
         if name.startswith("/"):
             return self._called_once(parse_slashed(name))
         if "/" in name and self._is_tensorflow():
@@ -125,7 +125,9 @@ class Scopes:
                 for name in set(proto.input):
                     self._readers[name] = self._readers.get(name, 0) + 1
         named = (
-            name for name in node.proto.input if name in self._graph.initializers and _WEIGHT.match(name)
+            name
+            for name in (node.proto.input if node.fused else node.inputs)
+            if name in self._graph.initializers and _WEIGHT.match(name)
         )
         alone = next((name for name in named if self._readers.get(name) == 1), None)
         return None if alone is None else tuple(_FUSION.sub("", alone).split(".")[:-1])
