@@ -57,7 +57,8 @@ class Engine:
             threads: CPU threads of ONNX Runtime.
             batch_size: Samples per run.
             memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
-                used, spread evenly over those given. By default an eighth of the machine's memory.
+                used, spread evenly over those given. By default a sixteenth of the machine's memory; a search
+                holds up to three variants and half as much again in passing.
 
         Raises:
             InputError: The blocks overlap or lie in subgraphs, or the model cannot be run.
@@ -428,4 +429,4 @@ def _default_memory() -> int:
     """A share of what the machine has, not of what is free now, so that a run can be repeated."""
     machine = describe_machine()
     known = [size for size in (machine.memory_bytes, machine.memory_limit_bytes) if size is not None]
-    return max(min(known) // 8, 1 << 30) if known else 2 << 30
+    return max(min(known) // 16, 1 << 30) if known else 1 << 30

@@ -41,9 +41,9 @@ from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.workflow.inspecting import open_model
 from lacoot_deploy.workflow.training import training_evidence
 
-# Repair and whether the units that stay are refitted; the last is the default of `collapse`.
-WAYS = (("none", False), ("affine", False), ("linear", False), ("auto", True))
-TOKENS = 64
+# Repair and whether the units that stay are refitted; the second is the default of `collapse`.
+WAYS = (("none", False), ("auto", True), ("affine", False), ("linear", False))
+TOKENS = 32
 
 
 def paths(
@@ -191,7 +191,7 @@ def post_norm(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
     opened = open_model(sentence_encoder(folder), granularity="unit")
     blocks = [block for block in opened.blocks if block.collapsible]
     shuffled = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
-    calibration, test = shuffled[:512], shuffled[512:]
+    calibration, test = shuffled[:384], shuffled[384:]
     # Unlabelled: the search sees single texts and never which two belong together.
     fit, choose = tokens([a for a, _ in calibration[:256]]), tokens([b for _, b in calibration[256:]])
     queries, answers = tokens([a for a, _ in test]), tokens([b for _, b in test])

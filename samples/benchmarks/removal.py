@@ -81,7 +81,7 @@ class Network:
 
     def note(self, **row: Any) -> None:
         """Keep and print one result."""
-        self.rows.append(row)
+        self.rows.append({**row, "test_samples": len(self.test)})
         what = " ".join(
             str(value) for key, value in row.items() if key in ("way", "criterion", "repair", "seed")
         )
