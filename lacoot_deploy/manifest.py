@@ -29,7 +29,8 @@ MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 class Record(BaseModel):
     """Base of all records: unknown fields are kept, so that an older tool does not lose a newer one's notes."""
 
-    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
+    # Built when first used: most files hold no manifest, and building takes a tenth of a start.
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null", defer_build=True)
 
 
 _R = TypeVar("_R", bound=Record)

@@ -165,12 +165,14 @@ class ModelIndex:
         graphs: Main graph and bodies.
         functions: Model-local functions by (domain, name).
         inferred: Shapes by graph scope once `shapes.infer` has been here, so that they are inferred once.
+        cut_from: Shapes of a model that this one was cut from: no cut changes the shape of a value that stays.
     """
 
     model: onnx.ModelProto
     graphs: tuple[GraphIndex, ...]
     functions: dict[tuple[str, str], onnx.FunctionProto]
     inferred: dict[tuple[str, ...], ShapeTable] | None = None
+    cut_from: ShapeTable | None = None
 
     @property
     def main(self) -> GraphIndex:

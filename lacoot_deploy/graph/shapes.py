@@ -36,6 +36,9 @@ class ShapeTable:
         self._dtypes = dtypes
         self._parent = parent
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes and name in self._dtypes
+
     def shape(self, name: str) -> Shape | None:
         """The shape as far as known; None where not even the rank is."""
         table: ShapeTable | None = self
@@ -96,6 +99,9 @@ def infer(
     """
     if not shapes and model.inferred is not None:
         return model.inferred
+    if not shapes and model.cut_from is not None and _covers(model.cut_from, model):
+        model.inferred = {(): model.cut_from}
+        return model.inferred
     inferred = _onnx_inference(model.model)
     tables: dict[tuple[str, ...], ShapeTable] = {}
     values: dict[tuple[str, ...], ShapeValues] = {}
@@ -116,6 +122,13 @@ def infer(
     if not shapes:
         model.inferred = tables
     return tables
+
+
+def _covers(table: ShapeTable, model: ModelIndex) -> bool:
+    """Whether a table tells all that there is to tell of a model: one graph, every value and weight in it."""
+    graph = model.main
+    names = (*graph.producer, *graph.inputs, *graph.initializers)
+    return len(model.graphs) == 1 and not model.functions and all(name in table for name in names)
 
 
 def undecided_values(model: onnx.ModelProto) -> tuple[str, ...]:

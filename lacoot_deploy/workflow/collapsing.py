@@ -308,7 +308,7 @@ def record_history(
 
     manifest = opened.manifest.model_copy(deep=True) if opened.manifest is not None else Manifest()
     accuracy_before, accuracy_after = _accuracies(plan)
-    found = survey(smaller, granularity=granularity)
+    found = survey(smaller, granularity=granularity, cut_from=opened.survey)
     manifest.producer = PRODUCER
     manifest.blocks = block_records(found.blocks, {}, manifest)
     for record in manifest.blocks:

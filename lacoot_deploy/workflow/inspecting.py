@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from lacoot_deploy.graph.costs import ModelCosts
+    from lacoot_deploy.graph.discovery import Survey
 
 Granularity = Literal["block", "unit"]
 
@@ -76,6 +77,7 @@ class Opened:
         blocks: Its blocks.
         costs: What it costs as a whole.
         notes: How things were settled that the file alone does not say.
+        survey: What the file alone says; None where it was not looked at as a whole.
     """
 
     model: onnx.ModelProto
@@ -84,6 +86,7 @@ class Opened:
     blocks: tuple[Block, ...]
     costs: ModelCosts
     notes: tuple[str, ...] = ()
+    survey: Survey | None = None
 
 
 def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:
@@ -117,7 +120,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
             notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)
-    return Opened(model, path, manifest, blocks, found.costs, notes)
+    return Opened(model, path, manifest, blocks, found.costs, notes, found)
 
 
 def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Inspection:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from builders import GraphBuilder, cut_by_hand, make_block, random_feeds, run
+from builders import GraphBuilder, cut_by_hand, make_block, random_feeds, residual_mlp, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.cuts import Cut, Repair
+from lacoot_deploy.graph.discovery import survey
 from lacoot_deploy.graph.io import fingerprint
 from lacoot_deploy.graph.surgery import collapse_blocks
 
@@ -238,3 +239,22 @@ def test_what_stays_keeps_its_order_and_its_bytes(case):
     assert all(weights.get(tensor.name, tensor) == tensor for tensor in result.graph.initializer)
     read, read_before = ({name for node in m.graph.node for name in node.input} for m in (result, model))
     assert {t.name for t in result.graph.initializer} - read == set(weights) - read_before
+
+
+@given(cases())
+@RELAXED
+def test_a_cut_changes_no_shape_of_what_stays(case):
+    """Looked through with the shapes of the model that it was cut from, the result is what it is by itself."""
+    model, cuts = case
+    result = collapse_blocks(model, cuts)
+    whole = survey(result)
+    told = survey(result, cut_from=survey(model))
+    assert (told.blocks, told.undecided, told.costs) == (whole.blocks, whole.undecided, whole.costs)
+
+
+def test_shapes_are_not_inferred_again(monkeypatch):
+    model, blocks = residual_mlp(4)
+    before = survey(model)
+    result = collapse_blocks(model, [Cut(blocks[1], Form.BYPASS)])
+    monkeypatch.setattr("lacoot_deploy.graph.shapes.propagate", None)
+    assert [block.name for block in survey(result, cut_from=before).blocks] == ["layer0", "layer2", "layer3"]

@@ -42,18 +42,27 @@ def find_blocks(
         return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
 
 
-def survey(model: onnx.ModelProto, *, granularity: Literal["block", "unit"] = "block") -> Survey:
+def survey(
+    model: onnx.ModelProto,
+    *,
+    granularity: Literal["block", "unit"] = "block",
+    cut_from: Survey | None = None,
+) -> Survey:
     """Blocks, values that a probe run must settle, and costs of a model, all from one look through it.
 
     Args:
         model: The model; external data need not be loaded.
         granularity: As for `find_blocks`.
+        cut_from: The survey of the model that this one was cut from, which tells its shapes.
 
     Raises:
         InputError: As for `find_blocks`.
     """
     with invalid_is_refused(model), no_cycle_search():
-        return survey_of(index_model(model), granularity=granularity)
+        index = index_model(model)
+        if cut_from is not None and not cut_from.undecided:
+            index.cut_from = cut_from.table
+        return survey_of(index, granularity=granularity)
 
 
 def unit_block(model: onnx.ModelProto, block: Block, unit: str) -> Block:

@@ -43,11 +43,13 @@ class Survey:
         blocks: Its blocks, as far as static shapes decide.
         undecided: Main-graph values whose shapes decide about a block and are not known.
         costs: What the whole model costs.
+        table: Shapes of the main graph's values.
     """
 
     blocks: tuple[Block, ...]
     undecided: tuple[str, ...]
     costs: ModelCosts
+    table: static.ShapeTable
 
 
 def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Survey:
@@ -55,7 +57,7 @@ def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Surve
     parts = list(_assemblers(model, None))
     found = [block for part in parts for block in part.blocks(granularity)]
     blocks = (*found, *blocks_in_functions(model, parts[0].names))
-    return Survey(blocks, tuple(parts[0].open), parts[0].costs.whole())
+    return Survey(blocks, tuple(parts[0].open), parts[0].costs.whole(), parts[0].table)
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
