@@ -52,8 +52,8 @@ def command(
     Examples:
       lacoot-deploy train samples/recipes/resnet20-cifar10.toml \\
           --set data=cifar10:cifar10.zip -o runs/resnet20
-      lacoot-deploy collapse runs/resnet20/model.onnx --count 4 --data cifar10:cifar10.zip \\
-          --plan-out plan.json
+      lacoot-deploy collapse runs/resnet20/model.onnx --count 4 \\
+          --data cifar10:cifar10.zip --plan-out plan.json
       lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
     """
     if plan_file is not None:
