@@ -88,6 +88,11 @@ def fingerprint(model: onnx.ModelProto) -> str:
 _UNHASHED = {"metadata_props", "doc_string", "producer_name", "producer_version", "model_version"}
 
 
+_PLAIN_ATTRIBUTES = frozenset(
+    getattr(onnx.AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "FLOATS", "INTS", "STRINGS")
+)
+
+
 _PIECES = 4096
 _LONG_BYTES = 1 << 12
 
@@ -105,6 +110,12 @@ def _hash_message(message: Message, digest: hashlib._Hash, pieces: list[bytes]) 
             _hash_bytes(str(value), digest, pieces)
         elif isinstance(value, Message):
             _hash_message(value, digest, pieces)
+        elif isinstance(value[0], onnx.NodeProto):
+            for node in value:
+                _hash_node(node, digest, pieces)
+                if len(pieces) > _PIECES:
+                    digest.update(b"".join(pieces))
+                    pieces.clear()
         elif isinstance(value[0], Message):
             placed = isinstance(value[0], onnx.StringStringEntryProto)
             for item in value:
@@ -120,6 +131,21 @@ def _hash_message(message: Message, digest: hashlib._Hash, pieces: list[bytes]) 
         else:
             _hash_bytes(np.array(value).tobytes(), digest, pieces)
     pieces.append(b"}")
+
+
+def _hash_node(node: onnx.NodeProto, digest: hashlib._Hash, pieces: list[bytes]) -> None:
+    """Hash a node: as it is written where its attributes are plain, else field by field."""
+    if any(a.doc_string or a.type not in _PLAIN_ATTRIBUTES for a in node.attribute):
+        _hash_message(node, digest, pieces)
+        return
+    if node.doc_string or node.metadata_props:
+        bare = onnx.NodeProto()
+        bare.CopyFrom(node)
+        bare.ClearField("doc_string")
+        bare.ClearField("metadata_props")
+        node = bare
+    data = node.SerializeToString(deterministic=True)
+    pieces += (b"%d:" % len(data), data, b";")
 
 
 def _hash_bytes(text: str | bytes, digest: hashlib._Hash, pieces: list[bytes]) -> None:
