@@ -83,13 +83,17 @@ class Cutter:
         scope = Scope(graph, path, outer, _defined_tensors(graph), _producers(graph))
         yield scope
         for node in graph.nodes:
-            for slot, tensor in enumerate(node.inputs):
-                seen = scope.find(tensor.name)
-                # A nested node that stands before what it reads was given a tensor of its own.
-                if seen is not None and seen is not tensor:
-                    node.inputs[slot] = seen
+            if outer is not None:
+                self._share_outer(node, scope)
             for label, inner in node.attrs.items():
                 yield from self._walk(inner, (*path, f"{describe(self._protos[node.name])}/{label}"), scope)
+
+    def _share_outer(self, node: Any, scope: Scope) -> None:
+        """Give a nested node that stands before what it reads the tensor that it reads; it had one of its own."""
+        for slot, tensor in enumerate(node.inputs):
+            seen = scope.find(tensor.name)
+            if seen is not None and seen is not tensor:
+                node.inputs[slot] = seen
 
     def node_ids(self) -> set[int]:
         """Identities of all nodes."""

@@ -83,7 +83,7 @@ def _merge(known: Shape | None, own: Shape | None, *, own_first: bool) -> Shape 
     """
     if known is None or own is None:
         return known if own is None else own
-    if len(known) != len(own):
+    if known == own or len(known) != len(own):
         return known
     return tuple(_merge_dim(a, b, own_first=own_first) for a, b in zip(known, own, strict=True))
 

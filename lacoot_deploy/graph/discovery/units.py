@@ -173,8 +173,10 @@ class Finder:
         """Whether an operand is known to be smaller than the sum: a mask, a bias or a shift, no skip."""
         shape = whole = self.table.shape(skip)
         for name in others:
-            whole = broadcast(whole, self.table.shape(name))
-        return same_shape(shape, whole) is False
+            other = self.table.shape(name)
+            if other != shape or None in (shape or (None,)):
+                whole = broadcast(whole, other)
+        return whole is not shape and same_shape(shape, whole) is False
 
     def _scores(self, merge: Node) -> bool:
         """Whether the sum is of attention scores: what follows, elementwise, is a softmax."""
