@@ -18,7 +18,6 @@ from lacoot_deploy.graph.walk import (
     defined_values,
     describe,
     initializer_names,
-    outer_reads,
     read_values,
     subgraphs,
     walk_nodes,
@@ -99,9 +98,11 @@ def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...
     called = _called_functions(model)
     changes: list[str] = []
     keys = {id(node): key for key, node in nodes.items()}
-    _carry_graph(model.graph, after.graph, nodes, keys, changes, model.ir_version, (reads, defined))
+    reads, defined = _carry_graph(
+        model.graph, after.graph, nodes, keys, changes, model.ir_version, (reads, defined)
+    )
     if changes:
-        dangling = outer_reads(model.graph) - undefined
+        dangling = reads - defined - undefined
         if dangling:
             raise InputError(
                 f"The graph cannot be rewired: {min(dangling)} would be read but no longer computed; "
@@ -119,7 +120,11 @@ def _carry_graph(
     changes: list[str],
     ir_version: int,
     known: tuple[set[str], set[str]] | None = None,
-) -> None:
+) -> tuple[set[str], set[str]]:
+    """Rewire one graph and the graphs inside it; gives the values that it reads and defines then.
+
+    `known` are those that it reads and defines now.
+    """
     reads, defined = known or (read_values(graph), defined_values(graph))
     before = len(changes)
     kept = {node.name for node in after.node}
@@ -143,8 +148,11 @@ def _carry_graph(
             _carry_graph(inner, inner_after[label], nodes, keys, changes, ir_version)
     _carry_signature(graph, after, changes)
     _carry_initializers(graph, after, changes)
-    if len(changes) > before:
-        _drop_dead_values(graph, reads, defined, renames, ir_version)
+    if len(changes) == before:
+        return reads, defined
+    now = read_values(graph), defined_values(graph)
+    _drop_dead_values(graph, reads - now[0], defined - now[1], renames, ir_version)
+    return now
 
 
 def _carry_node(
@@ -177,15 +185,14 @@ def _carry_initializers(graph: onnx.GraphProto, after: onnx.GraphProto, changes:
 
 
 def _drop_dead_values(
-    graph: onnx.GraphProto, reads: set[str], defined: set[str], renames: dict[str, str], ir_version: int
+    graph: onnx.GraphProto, dead: set[str], gone: set[str], renames: dict[str, str], ir_version: int
 ) -> None:
-    """Drop weights that only removed nodes read, and notes on values that are gone.
+    """Drop weights that only removed nodes read (`dead`), and notes on values that are `gone`.
 
     An initializer that is also a graph input is part of the public signature and stays, except before IR version 4,
     where every initializer had to be listed as an input whether or not it was meant to be one.
     """
     inputs = {value.name for value in graph.input}
-    dead = reads - read_values(graph)
     dead_inputs = (
         dead & set(initializer_names(graph)) & inputs if ir_version < FREE_INITIALIZERS_SINCE_IR else set()
     )
@@ -193,7 +200,6 @@ def _drop_dead_values(
     _keep(graph.initializer, [tensor.name not in dead for tensor in graph.initializer])
     _keep(graph.sparse_initializer, [sparse.values.name not in dead for sparse in graph.sparse_initializer])
     _keep(graph.input, [value.name not in dead_inputs for value in graph.input])
-    gone = defined - defined_values(graph)
     _keep(graph.value_info, [value.name not in gone for value in graph.value_info])
     annotated = {annotation.tensor_name for annotation in graph.quantization_annotation}
     for annotation in graph.quantization_annotation:
