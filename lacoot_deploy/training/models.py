@@ -13,6 +13,7 @@ from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.refits import take_norm_in
 from lacoot_deploy.training.removal import remove_block, replace_block
+from lacoot_deploy.training.transformer import PatchTransformer
 from lacoot_deploy.userfunctions import load_function
 
 
@@ -183,6 +184,7 @@ REGISTRY: Mapping[str, Builder] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56)},
     "resnet18-cifar": _resnet18_cifar,
     "mobilenetv2-cifar": MobileNetV2,
+    "patch-transformer": PatchTransformer,
 }
 """The networks built in; each takes `classes`, `channels` and its own options."""
 
