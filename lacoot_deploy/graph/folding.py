@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.blocks import Block
 from lacoot_deploy.graph.carry import FREE_INITIALIZERS_SINCE_IR
 from lacoot_deploy.graph.cuts import Refit, Repair
-from lacoot_deploy.graph.segments import node_reads
-
-FOLDED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+from lacoot_deploy.graph.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -56,24 +52,10 @@ class Folder:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        self._model, self._base = model, folder
-        graph = model.graph
-        self._weights: dict[str, onnx.TensorProto] = {t.name: t for t in graph.initializer}
-        public = {value.name for value in graph.input}
-        self._overridable = {name for name in self._weights if name in public}
+        self._model = model
+        self._weights = Weights(model, folder)
         self._free = model.ir_version >= FREE_INITIALIZERS_SINCE_IR
-        self._producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-        self._constants: dict[str, onnx.TensorProto] = {
-            node.output[0]: node.attribute[0].t
-            for node in graph.node
-            if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value"
-        }
-        self._readers: dict[str, int] = {output.name: 1 for output in graph.output}
-        for node in graph.node:
-            # A value that one node reads twice has two readers.
-            own = [name for name in node.input if name]
-            for name in [*own, *(name for name in node_reads(node) if name not in own)]:
-                self._readers[name] = self._readers.get(name, 0) + 1
+        self._producer = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
 
     def find(self, block: Block) -> Fold | None:
         """Where a map on the branch of the block's last unit can be folded; None where that is not exact."""
@@ -86,14 +68,14 @@ class Folder:
         node = self._model.graph.node[i]
         if node.domain not in ("", "ai.onnx"):
             return None
-        if node.op_type == "Conv" and self._constant(node, 1):
-            if len(node.input) > 2 and node.input[2] and not self._constant(node, 2):
+        if node.op_type == "Conv" and self._weights.has(node, 1):
+            if len(node.input) > 2 and node.input[2] and not self._weights.has(node, 2):
                 return None
             return Fold(1, _attribute(node, "group", 1) == 1, i, 1, i, 2)
-        if node.op_type == "Gemm" and self._constant(node, 1) and self._plain_gemm(node):
+        if node.op_type == "Gemm" and self._weights.has(node, 1) and self._plain_gemm(node):
             return Fold(1, True, i, 1, i, 2)
         if node.op_type == "BatchNormalization" and len(node.output) == 1:
-            if self._constant(node, 1) and self._constant(node, 2):
+            if self._weights.has(node, 1) and self._weights.has(node, 2):
                 return Fold(1, False, i, 1, i, 2)
             return None
         if node.op_type == "Add":
@@ -104,39 +86,29 @@ class Folder:
         for slot in (0, 1):
             bias, product = node.input[slot], node.input[1 - slot]
             j = self._sole(product)
-            if j is None or not self._constant(node, slot):
+            if j is None or not self._weights.has(node, slot):
                 continue
             before = self._model.graph.node[j]
-            if before.op_type != "MatMul" or not self._constant(before, 1):
+            if before.op_type != "MatMul" or not self._weights.has(before, 1):
                 continue
-            weight, shift = self._tensor(before.input[1]), self._tensor(bias)
+            weight, shift = self._weights.tensor(before.input[1]), self._weights.tensor(bias)
             if len(weight.dims) == 2 and list(shift.dims) == [weight.dims[1]]:
                 return Fold(-1, True, j, 1, i, slot)
         return None
 
     def _plain_gemm(self, node: onnx.NodeProto) -> bool:
-        weight = self._tensor(node.input[1])
+        weight = self._weights.tensor(node.input[1])
         outputs = weight.dims[0] if _attribute(node, "transB", 0) else weight.dims[1]
         biased = len(node.input) > 2 and bool(node.input[2])
-        if biased and not (self._constant(node, 2) and list(self._tensor(node.input[2]).dims) == [outputs]):
+        if biased and not (
+            self._weights.has(node, 2) and list(self._weights.tensor(node.input[2]).dims) == [outputs]
+        ):
             return False
         return all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
 
     def _sole(self, value: str) -> int | None:
         """The node that gives a value which nothing but one node reads."""
-        return self._producer.get(value) if self._readers.get(value) == 1 else None
-
-    def _constant(self, node: onnx.NodeProto, slot: int) -> bool:
-        if slot >= len(node.input):
-            return False
-        name = node.input[slot]
-        if name in self._overridable or not (name in self._weights or name in self._constants):
-            return False
-        return self._tensor(name).data_type in FOLDED_TYPES
-
-    def _tensor(self, name: str) -> onnx.TensorProto:
-        tensor: onnx.TensorProto = self._weights[name] if name in self._weights else self._constants[name]
-        return tensor
+        return self._producer.get(value) if self._weights.readers.get(value) == 1 else None
 
     def fold(self, block: Block, repair: Repair) -> None:
         """Fold a map into the branch of a block.
@@ -151,7 +123,7 @@ class Folder:
             )
         nodes = self._model.graph.node
         node, adder = nodes[place.node], nodes[place.bias]
-        weight = self._array(node.input[place.weight])
+        weight = self._weights.array(node.input[place.weight])
         has_bias = len(adder.input) > place.bias_slot and bool(adder.input[place.bias_slot])
         # The output channels: the first axis of a convolution's weights and of a transposed Gemm's, else the last.
         first = node.op_type in ("Conv", "BatchNormalization") or (
@@ -162,7 +134,7 @@ class Folder:
             raise InputError(
                 f"The map for the branch of {block.name!r} has {len(repair.shift)} channels, not {outputs}."
             )
-        old_bias = self._array(adder.input[place.bias_slot]) if has_bias else np.zeros(outputs)
+        old_bias = self._weights.array(adder.input[place.bias_slot]) if has_bias else np.zeros(outputs)
         matrix = repair.matrix if repair.matrix is not None else repair.scale
         if matrix is None:
             raise InputError(f"The map for the branch of {block.name!r} has neither a scale nor a matrix.")
@@ -173,8 +145,8 @@ class Folder:
         else:
             rows, bias = exact[:, None] * rows, exact * old_bias
         folded = rows.reshape(weight.shape) if first else rows.reshape(weight.T.shape).T
-        self._put(node, place.weight, folded, weight.dtype, f"{block.name}/refit/weight")
-        self._put(
+        self._weights.put(node, place.weight, folded, weight.dtype, f"{block.name}/refit/weight")
+        self._weights.put(
             adder,
             place.bias_slot,
             bias + repair.shift.astype(np.float64),
@@ -184,42 +156,7 @@ class Folder:
 
     def drop_unread(self) -> None:
         """Drop weights that lost their last reader to a folded copy."""
-        graph = self._model.graph
-        unread = {name for name, count in self._readers.items() if count == 0}
-        for tensor in [tensor for tensor in graph.initializer if tensor.name in unread]:
-            graph.initializer.remove(tensor)
-        for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] in unread]:
-            graph.node.remove(node)
-
-    def _array(self, name: str) -> NDArray[Any]:
-        base = "" if self._base is None else str(self._base)
-        return np.asarray(numpy_helper.to_array(self._tensor(name), base))
-
-    def _put(self, node: onnx.NodeProto, slot: int, values: NDArray[Any], dtype: Any, wish: str) -> None:
-        with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(values, dtype=dtype)
-        if not np.isfinite(cast.astype(np.float64)).all():
-            raise InputError(f"The refitted weights of {wish} leave the range of {np.dtype(dtype).name}.")
-        name = node.input[slot] if slot < len(node.input) else ""
-        if name in self._weights and self._readers.get(name) == 1:
-            tensor = numpy_helper.from_array(cast, name)
-            tensor.doc_string = self._weights[name].doc_string
-            tensor.metadata_props.extend(self._weights[name].metadata_props)
-            self._weights[name].CopyFrom(tensor)
-            return
-        taken = self._weights.keys() | self._producer.keys()
-        fresh, number = wish, 1
-        while fresh in taken:
-            number += 1
-            fresh = f"{wish}_{number}"
-        self._model.graph.initializer.append(numpy_helper.from_array(cast, fresh))
-        self._weights[fresh] = self._model.graph.initializer[-1]
-        self._readers[fresh] = 1
-        if name:
-            self._readers[name] -= 1
-        while len(node.input) <= slot:
-            node.input.append("")
-        node.input[slot] = fresh
+        self._weights.drop_unread()
 
 
 def fold_refits(model: onnx.ModelProto, refits: Sequence[Refit], *, folder: Path | None = None) -> None:
