@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import gzip
-import io
-import pickle
+import math
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.bounds import MAX_IMAGE_BYTES, check_bytes, check_image_size
+from lacoot_deploy.data.pickled import read_batch
+from lacoot_deploy.data.pictures import decode_all, picture_names
 from lacoot_deploy.data.splits import SPLITS, VAL_FRACTION, holdout
 from lacoot_deploy.data.types import ImageSet
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import PreprocessingRecord
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-MAX_PIXELS = 64 * 1024 * 1024
-MAX_IMAGE_BYTES = 64 * 1024 * 1024
+MAX_MEMBERS = 1000
 TEST_FRACTION = 0.2
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+BATCHES += tuple(f"{name}.bin" for name in BATCHES)
 FASHION_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
@@ -57,6 +59,8 @@ def load_images(
     """
     if split not in SPLITS:
         raise UsageError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    if size is not None:
+        check_image_size(size)
     kind, _, path = spec.partition(":")
     if kind == "digits" and not path:
         return _in_size(_part(_digits(), None, split, val_fraction), size)
@@ -67,9 +71,17 @@ def load_images(
     if not path:
         raise UsageError(f"The source {kind} needs a path: {kind}:PATH.")
     root = Path(path)
-    if not root.exists():
+    if not exists(root):
         raise InputError(f"{root} does not exist; give the path of the {kind} data.")
     return _in_size(reader(root, split, size, val_fraction), size)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that no file system can hold is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def normalise(images: NDArray[np.uint8], preprocessing: PreprocessingRecord) -> NDArray[np.float32]:
@@ -119,6 +131,7 @@ def _in_size(images: ImageSet, size: tuple[int, int] | None) -> ImageSet:
     from PIL import Image
 
     height, width = size
+    check_bytes(len(images) * images.images.shape[1] * height * width, "The resized images")
     resized = np.empty((*images.images.shape[:2], height, width), np.uint8)
     for target, image in zip(resized, images.images, strict=True):
         for plane, channel in zip(target, image, strict=True):
@@ -178,11 +191,10 @@ def _idx(root: Path, name: str, rank: int) -> NDArray[np.uint8]:
             magic, *shape = struct.unpack(f">{rank + 1}I", header)
             if magic != 0x800 + rank:
                 raise InputError(f"{path} is no idx file of bytes with {rank} axes.")
-            count = int(np.prod(shape, dtype=np.int64))
-            if count > MAX_PIXELS * 64:
-                raise InputError(f"{path} claims {count} bytes, which is too large.")
+            count = math.prod(shape)
+            check_bytes(count, f"{path}, as its header says,")
             data = file.read(count)
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     if len(data) != count:
         raise InputError(f"{path} is truncated: {len(data)} of {count} bytes.")
@@ -203,61 +215,61 @@ def _cifar10(root: Path, split: str, size: tuple[int, int] | None, val_fraction:
 def _folder_members(folder: Path) -> Callable[[str], bytes | None]:
     def read(name: str) -> bytes | None:
         path = folder / name
-        return path.read_bytes() if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            if path.stat().st_size > MAX_IMAGE_BYTES:
+                raise InputError(
+                    f"{path} is larger than {MAX_IMAGE_BYTES >> 20} MiB; it is no CIFAR-10 batch."
+                )
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
     return read
 
 
 def _tar_members(path: Path) -> Callable[[str], bytes | None]:
+    """The batches in a tar archive, which is read and never unpacked to disk."""
+    found: dict[str, bytes] = {}
+    passed = 0
     try:
         with tarfile.open(path) as archive:
-            found: dict[str, bytes] = {}
-            for member in archive:
+            for number, member in enumerate(archive):
+                # What is passed over is decompressed too: an archive must not go on for ever.
+                passed += member.size
+                if number > MAX_MEMBERS or passed > MAX_MEMBERS * MAX_IMAGE_BYTES // 16:
+                    raise InputError(f"{path} holds far more than CIFAR-10 does; it is another archive.")
                 name = PurePosixPath(member.name).name
-                if member.isfile() and "batch" in name and member.size <= MAX_IMAGE_BYTES:
+                if member.isfile() and name in BATCHES and member.size <= MAX_IMAGE_BYTES:
                     file = archive.extractfile(member)
                     if file is not None:
                         found[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # every compression has errors of its own
         raise InputError(f"{path} is neither a zip nor a tar archive of CIFAR-10: {error}.") from None
     return found.get
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads the pickled CIFAR batches (a dict of bytes, lists and one array) and refuses anything else."""
-
-    allowed = frozenset({("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            from numpy._core import multiarray
-
-            return multiarray._reconstruct
-        if (module, name) in self.allowed:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _cifar_batches(
     read: Callable[[str], bytes | None], root: Path, split: str, val_fraction: float
 ) -> ImageSet:
-    names = ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
     images, labels = [], []
-    for name in names:
+    for name in BATCHES[5:6] if split == "test" else BATCHES[:5]:
         raw, packed = read(name), read(f"{name}.bin")
-        try:
-            if packed is not None:
-                rows = np.frombuffer(packed, np.uint8).reshape(-1, 3073)
-                images.append(rows[:, 1:].reshape(-1, 3, 32, 32))
-                labels.append(rows[:, 0].astype(np.int64))
-            elif raw is not None:
-                batch = _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()
-                images.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32))
-                labels.append(np.asarray(batch[b"labels"], np.int64))
-            else:
-                raise InputError(f"{root} lacks {name}.")
-        except (pickle.UnpicklingError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-            raise InputError(f"{name} in {root} is no CIFAR-10 batch: {error}.") from None
+        if packed is not None:
+            if len(packed) % 3073:
+                raise InputError(f"{name}.bin in {root} is no CIFAR-10 batch: it has {len(packed)} bytes.")
+            rows = np.frombuffer(packed, np.uint8).reshape(-1, 3073)
+            images.append(rows[:, 1:].reshape(-1, 3, 32, 32))
+            labels.append(rows[:, 0].astype(np.int64))
+        elif raw is not None:
+            pictures, numbers = read_batch(raw, f"{name} in {root}")
+            images.append(pictures)
+            labels.append(numbers)
+        else:
+            raise InputError(f"{root} lacks {name}.")
     whole = ImageSet(np.concatenate(images), np.concatenate(labels), CIFAR10_CLASSES)
     if whole.labels.size and (whole.labels.min() < 0 or whole.labels.max() > 9):
         raise InputError(f"{root} holds labels outside 0..9; it is no CIFAR-10.")
@@ -272,7 +284,7 @@ def _class_folders(root: Path, split: str, size: tuple[int, int] | None, val_fra
     """A folder or zip of `train/CLASS/*` and `test/CLASS/*` (also `val/CLASS/*`), or of `CLASS/*` alone."""
     if root.is_file() and not zipfile.is_zipfile(root):
         raise InputError(f"{root} is neither a folder nor a zip archive.")
-    names = sorted(_names(root))
+    names = sorted(picture_names(root))
     parts: dict[str, list[str]] = {}
     for name in names:
         pieces = PurePosixPath(name).parts
@@ -282,16 +294,16 @@ def _class_folders(root: Path, split: str, size: tuple[int, int] | None, val_fra
     if not any(parts.values()):
         raise InputError(f"{root} holds no images in class folders (CLASS/*.jpg or train/CLASS/*.jpg).")
     classes = tuple(sorted({PurePosixPath(name).parts[-2] for group in parts.values() for name in group}))
+    numbers = {name: number for number, name in enumerate(classes)}
 
     def load(group: list[str]) -> ImageSet:
-        labels = np.array([classes.index(PurePosixPath(name).parts[-2]) for name in group], np.int64)
-        return ImageSet(_decode_all(root, group, size), labels, classes)
+        return ImageSet(decode_all(root, group, size), label(group), classes)
 
     def choose(group: list[str], keep: NDArray[np.int64]) -> list[str]:
         return [group[i] for i in keep]
 
     def label(group: list[str]) -> NDArray[np.int64]:
-        return np.array([classes.index(PurePosixPath(name).parts[-2]) for name in group], np.int64)
+        return np.array([numbers[PurePosixPath(name).parts[-2]] for name in group], np.int64)
 
     if split in parts and split != "train":
         return load(parts[split])
@@ -309,70 +321,6 @@ def _class_folders(root: Path, split: str, size: tuple[int, int] | None, val_fra
         return load(pool)
     kept, held = holdout(label(pool), val_fraction)
     return load(choose(pool, held if split == "val" else kept))
-
-
-def _names(root: Path) -> Iterator[str]:
-    if root.is_file():
-        try:
-            with zipfile.ZipFile(root) as archive:
-                for info in archive.infolist():
-                    if not info.is_dir() and PurePosixPath(info.filename).suffix.lower() in IMAGE_SUFFIXES:
-                        yield info.filename
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{root} is a damaged zip archive: {error}.") from None
-        return
-    for path in root.rglob("*"):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            yield path.relative_to(root).as_posix()
-
-
-def _decode_all(root: Path, names: list[str], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    if not names:
-        raise InputError(f"{root} holds no images for this split.")
-    images: NDArray[np.uint8] | None = None
-    for index, (name, data) in enumerate(_contents(root, names)):
-        image = _decode(data, size, f"{root}/{name}")
-        if images is None:
-            images = np.empty((len(names), *image.shape), np.uint8)
-        if image.shape != images.shape[1:]:
-            raise InputError(
-                f"{root}/{name} is {image.shape[1]}x{image.shape[2]}, others are "
-                f"{images.shape[2]}x{images.shape[3]}; give --size to bring them to one size."
-            )
-        images[index] = image
-    assert images is not None
-    return images
-
-
-def _contents(root: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
-    if not root.is_file():
-        for name in names:
-            yield name, (root / name).read_bytes()
-        return
-    with zipfile.ZipFile(root) as archive:
-        for name in names:
-            if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
-                raise InputError(f"{name} in {root} unpacks to more than {MAX_IMAGE_BYTES >> 20} MiB.")
-            try:
-                yield name, archive.read(name)
-            except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-                raise InputError(f"{name} in {root} cannot be unpacked: {error}.") from None
-
-
-def _decode(data: bytes, size: tuple[int, int] | None, name: str) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(f"{name} has {picture.width}x{picture.height} pixels, which is too large.")
-            image: Any = picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name} is no readable image: {error}.") from None
-    if size is not None and (image.height, image.width) != tuple(size):
-        height, width = size
-        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
 
 
 _READERS: dict[str, Callable[[Path, str, tuple[int, int] | None, float], ImageSet]] = {

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.data.images import load_images, normalise
+from lacoot_deploy.data.bounds import check_bytes
+from lacoot_deploy.data.images import exists, load_images, normalise
 from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.data.types import ImageSet, InputInfo, Samples
 from lacoot_deploy.errors import InputError, UsageError
@@ -111,21 +112,25 @@ def _check(info: InputInfo, values: NDArray[Any], source: str) -> None:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not str(path) or not path.is_file():
+    if not str(path) or not exists(path) or not path.is_file():
         raise InputError(f"{path} does not exist; give npz:PATH with an .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        KeyError,
-        AttributeError,
-        MemoryError,
-    ) as error:
-        raise InputError(f"{path} is no usable .npz file: {error}.") from None
+        # Opened as a zip archive first: np.load would take a pickle or a single array as well, and looks at neither
+        # how much it is about to unpack.
+        with zipfile.ZipFile(path) as archive:
+            check_bytes(sum(info.file_size for info in archive.infolist()), f"What {path} unpacks to")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _no_objects(arrays[name], name) for name in arrays.files}
+    except InputError:
+        raise
+    except Exception as error:  # damaged headers and every way of packing have errors of their own
+        raise InputError(f"{path} is no usable .npz file: {str(error) or type(error).__name__}.") from None
+
+
+def _no_objects(array: Any, name: str) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        raise ValueError(f"{name} is no array of numbers or texts")
+    return array
 
 
 def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples:
@@ -149,18 +154,36 @@ def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples
     for info in inputs:
         values = arrays[info.name]
         _check(info, values, source)
-        if info.dtype != "str" and not np.can_cast(values.dtype, info.dtype, "same_kind"):
+        kind = _element_type(info, source)
+        if kind is not None and not np.can_cast(values.dtype, kind, "same_kind"):
             raise InputError(
                 f"{source} does not fit input {info.name!r}: it is {values.dtype}, expected {info.dtype}."
             )
-        feeds[info.name] = values if info.dtype == "str" else values.astype(info.dtype, copy=False)
+        feeds[info.name] = values if kind is None else values.astype(kind, copy=False)
     named_input = any(info.name == "labels" for info in inputs)
     labels = None if named_input else arrays.get("labels")
+    scalar = next((name for name, array in feeds.items() if array.ndim == 0), None)
+    if scalar is not None:
+        raise InputError(f"Input {scalar!r} is a single number; samples need a first axis to be counted by.")
+    if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
+        raise InputError(f"The labels in {source} must be one integer per sample.")
     counts = {name: len(a) for name, a in feeds.items()} | ({} if labels is None else {"labels": len(labels)})
     if len(set(counts.values())) > 1:
         raise InputError(f"{source} holds different numbers of samples: {counts}.")
-    if labels is not None:
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise InputError(f"The labels in {source} must be one integer per sample.")
-        labels = labels.astype(np.int64)
-    return Samples(feeds, labels)
+    return Samples(feeds, None if labels is None else labels.astype(np.int64))
+
+
+def _element_type(info: InputInfo, source: str) -> np.dtype[Any] | None:
+    """NumPy's type of an input's elements; None for texts, which are fed as they are.
+
+    Raises:
+        InputError: NumPy has no such type.
+    """
+    if info.dtype == "str":
+        return None
+    try:
+        return np.dtype(info.dtype)
+    except TypeError:
+        raise InputError(
+            f"{source} cannot be fed to input {info.name!r}: it is {info.dtype}, which NumPy arrays cannot hold."
+        ) from None
