@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.files import sync_folder
+from lacoot_deploy.files import check_target, one_at_a_time, same_file, staging_folder, sync_folder
 from lacoot_deploy.graph.external import external_tensors, move_external_data, validate_external_data
 from lacoot_deploy.graph.text import broken_text
 
@@ -50,9 +48,9 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the ONNX file inside it.")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the ONNX file inside it.")
         size = path.stat().st_size
         if size == 0:
             raise InputError(f"{path} is empty; it may be the rest of an interrupted download or export.")
@@ -63,8 +61,9 @@ def _parse(path: Path) -> onnx.ModelProto:
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (OSError, ValueError) as error:
+        # A name can be too long, or hold a character that none can have.
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -178,24 +177,14 @@ def save_model(model: onnx.ModelProto, target: str | Path, *, source: str | Path
     source = None if source is None else Path(source)
     _check_target(target, source, model)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with staging_folder(target) as folder:
+            _write(model, target, source, folder)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}.") from None
-    try:
-        _write(model, target, source, folder)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> None:
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give the name of the file to write.")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target} is no regular file and will not be replaced; give another output.")
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: there is no folder {target.parent}.")
+    check_target(target)
     external = any(True for _ in external_tensors(model))
     if external and source is None:
         raise InputError(
@@ -203,7 +192,7 @@ def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> 
         )
     if source is None:
         return
-    if _same_file(target, source):
+    if same_file(target, source):
         raise InputError(
             f"{target} is the input itself; give another output, the input is never overwritten."
         )
@@ -212,17 +201,10 @@ def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> 
         for tensor in external_tensors(model):
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             for written in (data, target):
-                if _same_file(written, source.parent / location):
+                if same_file(written, source.parent / location):
                     raise InputError(
                         f"{written} holds the input's weights and would be overwritten; give another output."
                     )
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    try:
-        return a.samefile(b)
-    except OSError:
-        return a.absolute() == b.absolute()
 
 
 def _write(model: onnx.ModelProto, target: Path, source: Path | None, folder: Path) -> None:
@@ -235,11 +217,13 @@ def _write(model: onnx.ModelProto, target: Path, source: Path | None, folder: Pa
         move_external_data(shipped, source, folder / data.name, location=data.name)
     _write_proto(shipped, staged, target)
     _validate(staged, target, source)
-    if external:
-        # In this order there is never a model beside data that are not its own.
-        target.unlink(missing_ok=True)
-        os.replace(folder / data.name, data)
-    os.replace(staged, target)
+    # Two processes with one target: the model and the data that are left at the end come from the same one.
+    with one_at_a_time(target.parent):
+        if external:
+            # In this order there is never a model beside data that are not its own.
+            target.unlink(missing_ok=True)
+            os.replace(folder / data.name, data)
+        os.replace(staged, target)
     sync_folder(target.parent)
 
 

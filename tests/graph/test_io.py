@@ -10,6 +10,7 @@ import onnx
 import pytest
 from builders import random_feeds, residual_cnn, residual_mlp, run
 
+from lacoot_deploy import files
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph import io
 from lacoot_deploy.graph.io import fingerprint, load_model, save_model
@@ -111,12 +112,12 @@ def test_a_file_above_the_limit(tmp_path):
 
 
 def test_a_missing_target_folder(tmp_path, model):
-    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(InputError, match=r"The folder .*nowhere does not exist"):
         save_model(model, tmp_path / "nowhere" / "out.onnx")
 
 
 def test_a_target_that_is_a_folder(tmp_path, model):
-    with pytest.raises(InputError, match="is a folder; give the name of the file to write"):
+    with pytest.raises(InputError, match="is a folder; give the name of a file to write"):
         save_model(model, tmp_path)
 
 
@@ -129,7 +130,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, model, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(io.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
     with pytest.raises(InputError, match=r"out\.onnx cannot be written: Permission denied\."):
         save_model(model, tmp_path / "out.onnx")
 
