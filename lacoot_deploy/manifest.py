@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.jsontext import parse_json
 
 if TYPE_CHECKING:
     import onnx
@@ -174,7 +175,7 @@ class ArrayRecord(Record):
             if any(n < 0 for n in self.shape):
                 raise ValueError("negative size")
             return np.frombuffer(raw, dtype="<f4").reshape(self.shape).astype(np.float32)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(
                 f"A repair in the plan holds a damaged array ({error}); make the plan anew."
             ) from None
@@ -379,12 +380,9 @@ def parse_plan(text: str, *, path: str | Path = "the plan") -> Plan:
 
 
 def _parse(kind: type[_R], text: str, what: str) -> _R:
+    data = parse_json(text, what)
     try:
-        return kind.model_validate(json.loads(text))
-    except RecursionError:
-        raise InputError(f"{what} is nested too deeply to be read.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{what} is not JSON ({error}).") from None
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
