@@ -127,13 +127,48 @@ class BlockRecord(Record):
         return {"mswd-ascent" if name == "mswd_ascent" else name: d for name, d in distances.items()}
 
 
+class RoundRecord(Record):
+    """One round of a training method that makes activations linear: what changed, and what it was worth afterwards.
+
+    Attributes:
+        round: Counted from 0, which trains the dense network.
+        removed: Paths of the activations that became linear in it.
+        scores: What the criterion gave every candidate before the change.
+        details: What else the method notes, such as shares of pruned weights or slopes.
+        epochs: Epochs of training after the change.
+        val_accuracy: On validation images after them, in percent.
+        drop: Points under the dense network's.
+        accepted: Whether it stayed within the limit, so that its network was kept.
+    """
+
+    round: int
+    removed: list[str] = Field(default_factory=list)
+    scores: dict[str, float] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = 0
+    val_accuracy: float | None = None
+    drop: float | None = None
+    accepted: bool = False
+
+
 class SourceRecord(Record):
-    """Where the model came from: architecture, checkpoint, data and the training recipe."""
+    """Where the model came from: architecture, checkpoint, data, the training recipe and its rounds.
+
+    Attributes:
+        model: Name of the architecture.
+        checkpoint_sha256: Hash of the checkpoint.
+        dataset: The data it was trained on.
+        recipe: Every setting of the training.
+        rounds: Of a method that makes activations linear, what every round did; the rejected ones too.
+        stopped: Why no further round followed.
+    """
 
     model: str | None = None
     checkpoint_sha256: str | None = None
     dataset: str | None = None
     recipe: dict[str, Any] | None = None
+    rounds: list[RoundRecord] = Field(default_factory=list)
+    stopped: str | None = None
 
 
 class PreprocessingRecord(Record):

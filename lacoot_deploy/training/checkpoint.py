@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import atomic_path
 from lacoot_deploy.manifest import CollapseRecord, PreprocessingRecord
+from lacoot_deploy.training.methods.state import Edit, MethodState
 from lacoot_deploy.training.recipe import Recipe, check_recipe
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -36,6 +37,7 @@ class CheckpointHeader(BaseModel):
         optimizer: The optimiser's state with each tensor replaced by the name under which it is stored.
         seconds: Training time so far.
         history: What was cut out of the network before, for the manifest.
+        rounds: How far a method of rounds is; None for a method without.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +51,7 @@ class CheckpointHeader(BaseModel):
     optimizer: dict[str, Any]
     seconds: float
     history: list[CollapseRecord] = Field(default_factory=list)
+    rounds: MethodState | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,19 @@ class Checkpoint:
         weights: The model's state, by parameter and buffer name.
         optimizer: The optimiser's `state_dict`.
         examples: A few validation images, uint8 [n, C, H, W], on which an export is checked.
+        good: State of the last network of a method of rounds that stayed within its limit.
     """
 
     header: CheckpointHeader
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     examples: torch.Tensor
+    good: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def edits(self) -> list[Edit]:
+        """What a method of rounds changed in the network that the weights are of."""
+        return [] if self.header.rounds is None else self.header.rounds.edits
 
     @property
     def recipe(self) -> Recipe:
@@ -86,11 +96,14 @@ def save_checkpoint(
     examples: torch.Tensor,
     seconds: float,
     history: Sequence[CollapseRecord] = (),
+    rounds: MethodState | None = None,
+    good: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all."""
     from safetensors.torch import save_file
 
     tensors = {f"model/{name}": value for name, value in weights.items()}
+    tensors |= {f"good/{name}": value for name, value in (good or {}).items()}
     tensors["examples"] = examples
     described = _store(optimizer, "optimizer", tensors)
     header = CheckpointHeader(
@@ -102,6 +115,7 @@ def save_checkpoint(
         optimizer=described,
         seconds=seconds,
         history=list(history),
+        rounds=rounds,
     )
     # safetensors refuses tensors that share memory, as tied weights do: each name gets its own copy.
     owned = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
@@ -136,6 +150,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             weights=_part(tensors, "model/"),
             optimizer=_restore(header.optimizer, tensors),
             examples=tensors["examples"],
+            good=_part(tensors, "good/"),
         )
     except KeyError as error:
         raise InputError(f"{path} is damaged: it lacks the tensor {error}.") from None

@@ -82,7 +82,8 @@ def export_checkpoint(checkpoint: Path, target: Path) -> tuple[Manifest, Drift]:
 def load_run(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torch.Tensor]:
     """The network of a checkpoint in evaluation mode, its blocks, and real inputs for it, on the CPU."""
     header = recorded.header
-    model = build_model(recorded.recipe, classes=len(header.classes), channels=header.channels)
+    sizes = {"classes": len(header.classes), "channels": header.channels}
+    model = build_model(recorded.recipe, **sizes, edits=recorded.edits)
     restore_weights(model, recorded.weights)
     model.eval()
     labels = torch.zeros(len(recorded.examples), dtype=torch.int64)
@@ -93,7 +94,7 @@ def load_run(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torc
 
 
 def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> Manifest:
-    recipe = recorded.recipe
+    recipe, rounds = recorded.recipe, recorded.header.rounds
     return Manifest(
         producer=producer(),
         source=SourceRecord(
@@ -101,6 +102,8 @@ def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> M
             checkpoint_sha256=digest,
             dataset=_portable(recipe)["data"],
             recipe=_portable(recipe),
+            rounds=[] if rounds is None else rounds.records,
+            stopped=None if rounds is None else rounds.stopped,
         ),
         preprocessing=recorded.header.preprocessing,
         blocks=blocks,

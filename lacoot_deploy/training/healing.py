@@ -108,7 +108,7 @@ def healing_weights(
         VerificationError: It does not equal it.
     """
     header = recorded.header
-    sizes = {"classes": len(header.classes), "channels": header.channels}
+    sizes: dict[str, Any] = {"classes": len(header.classes), "channels": header.channels}
     model = build_model(recipe, **sizes).eval()
     own = model.state_dict()
     state = {name: value for name, value in recorded.weights.items() if name in own}

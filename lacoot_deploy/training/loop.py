@@ -41,7 +41,8 @@ class EpochReport:
         val_accuracy: Percent.
         lr: Learning rate of the epoch's last step.
         seconds: What the epoch took.
-        remaining: Estimated seconds to the end of the run.
+        remaining: Estimated seconds to the end of the run, or of the round.
+        round: Which round of a method of rounds it belongs to; 0 trains the dense network.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class EpochReport:
     lr: float
     seconds: float
     remaining: float
+    round: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The figures by name."""
@@ -76,6 +78,8 @@ class Trainer:
         val: DeviceImages,
         frozen: tuple[nn.Module, ...] = (),
         teacher: nn.Module | None = None,
+        extra: Callable[[], torch.Tensor] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> None:
         """Take the parts over.
 
@@ -89,11 +93,13 @@ class Trainer:
             val: Validation images.
             frozen: Modules that stay in evaluation mode.
             teacher: Network whose answers are learned too, on the device, in evaluation mode.
+            extra: A further penalty, added to the loss of every step; it depends on parameters alone.
+            after_step: Called after every step of the optimiser.
         """
         self.recipe, self.accelerator = recipe, accelerator
         self.model, self.optimizer, self.capture = model, optimizer, capture
         self.train_images, self.val_images, self.frozen = train, val, frozen
-        self.teacher = teacher
+        self.teacher, self.extra, self.after_step = teacher, extra, after_step
         self.shares, self.rank = accelerator.num_processes, accelerator.process_index
         self.group = torch.distributed.group.WORLD if self.shares > 1 else None
         self.steps_per_epoch = len(self._batches(0))
@@ -188,6 +194,8 @@ class Trainer:
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step()
         return sums
 
     def _backward(
@@ -224,6 +232,8 @@ class Trainer:
             objective = (1 - share_of_teacher) * loss + share_of_teacher * soft
         # The gradients of processes are averaged. Of the losses this wants the sum; the penalty allows for it.
         total = objective * (self.shares / whole) + penalty * (weight * share)
+        if self.extra is not None:
+            total = total + self.extra() * share
         self.accelerator.backward(total)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from lacoot_deploy.errors import InputError, LacootError, UsageError
+from lacoot_deploy.training.methods.edits import apply_edits, replace_module
+from lacoot_deploy.training.methods.state import Edit
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.refits import take_norm_in
 from lacoot_deploy.training.removal import remove_block, replace_block
@@ -49,6 +51,7 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, shortcut: str = "conv") -> None:
         super().__init__()
         self.conv1 = ConvNorm(inputs, outputs, 3, stride=stride)
+        self.act1 = nn.ReLU()
         self.conv2 = ConvNorm(outputs, outputs, 3)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -56,11 +59,13 @@ class BasicBlock(nn.Module):
             self.shortcut = (
                 ConvNorm(inputs, outputs, 1, stride=stride) if widen else PadShortcut(inputs, outputs, stride)
             )
+        self.act2 = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        inner = functional.relu(self.conv1(x))
-        return functional.relu(self.shortcut(x) + self.conv2(inner))
+        inner = self.act1(self.conv1(x))
+        y: torch.Tensor = self.act2(self.shortcut(x) + self.conv2(inner))
+        return y
 
 
 class ResNet(nn.Module):
@@ -189,14 +194,17 @@ REGISTRY: Mapping[str, Builder] = {
 """The networks built in; each takes `classes`, `channels` and its own options."""
 
 
-def build_model(recipe: Recipe, *, classes: int, channels: int) -> nn.Module:
+def build_model(recipe: Recipe, *, classes: int, channels: int, edits: Sequence[Edit] = ()) -> nn.Module:
     """The untrained network of a recipe, its blocks taken out, cut and refitted as it says.
+
+    What a method of rounds has changed since is changed again by `edits`.
 
     Registry and python models are called with `classes` and `channels` (of the images), torchvision ones with
     `num_classes`, timm ones with `num_classes` and `in_chans`; `model_args` are added.
 
     Raises:
-        UsageError: No such model, or it does not take the arguments, or a block to take out does not exist.
+        UsageError: No such model, or it does not take the arguments, or a block or activation to take out does not
+            exist.
         InputError: The module or function of a python model is missing or returns no module.
     """
     model = _construct(recipe.model, dict(recipe.model_args), classes=classes, channels=channels)
@@ -206,7 +214,20 @@ def build_model(recipe: Recipe, *, classes: int, channels: int) -> nn.Module:
         replace_block(model, cut)
     for name in recipe.refits:
         take_norm_in(model, name)
+    for path in recipe.linear:
+        _make_linear(model, path)
+    apply_edits(model, edits)
     return model
+
+
+def _make_linear(model: nn.Module, path: str) -> None:
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise UsageError(f"linear: the model has no activation {path!r}.") from None
+    if next(module.parameters(), None) is not None or next(module.children(), None) is not None:
+        raise UsageError(f"linear: {path} is a {type(module).__name__}, not an activation.")
+    replace_module(model, path, nn.Identity())
 
 
 def _construct(name: str, options: dict[str, Any], *, classes: int, channels: int) -> nn.Module:

@@ -43,13 +43,32 @@ class CutSetting(BaseModel):
     high: float | None = None
 
 
+ROUNDS = ("easier", "nepenthe", "tlc", "layercollapse")
+"""Methods that make activations linear in rounds."""
+
+BELONGING: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        ("penalty", "penalty_schedule", "penalty_start", "penalty_end", "penalty_stride", "penalty_blocks"),
+        ("lacoot",),
+    ),
+    (("rounds", "round_epochs", "round_lr", "only", "move_padding", "merge"), ROUNDS),
+    (("per_round",), ("easier", "tlc", "layercollapse")),
+    (("zeta", "prune_limit"), ("nepenthe",)),
+    (("slope_penalty", "slope_tolerance", "slope_layers"), ("layercollapse",)),
+)
+"""Settings that only some methods know."""
+
+
 class Recipe(BaseModel):
     """Settings of one training run; without a file it is the digits demo.
 
     Attributes:
         method: The training method; `lacoot` is cross-entropy plus lambda times the mean distance over blocks.
+            The others train the network and then make its activations linear in rounds: `easier`, `nepenthe`, `tlc`
+            and `layercollapse`.
         model: A name in the registry, `torchvision:NAME`, `timm:NAME` or `python:module:function`.
         model_args: Keyword arguments for the model's constructor.
+        linear: Activations that are identities from the start: the control of the methods that make them so.
         without: Blocks replaced by what their removal leaves (identity, or the shortcut of a strided block) before
             training: the equally shallow network from scratch.
         cuts: Blocks replaced by what a plan leaves of them, repairs as layers; `train --heal` sets it.
@@ -65,7 +84,8 @@ class Recipe(BaseModel):
         val_fraction: Share of the training images carved out for validation.
         limit: Train on that many images, drawn at random, and validate on as many in proportion; None for all.
         augment: Augmentations of training images: `flip` (left-right) and `crop` (4 pixels, zero padded).
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; those of the dense network for a method of rounds, which takes it ready
+            from `weights` with 0.
         batch_size: Images per optimiser step, over all processes and accumulated parts together.
         accumulate: Number of parts a batch is split into, one after the other, to save memory.
         optimizer: `sgd` (momentum) or `adamw`.
@@ -94,14 +114,31 @@ class Recipe(BaseModel):
         channels_last: Memory format of convolutional activations; the faster one on most devices.
         compile: Use `torch.compile`.
         measure_samples: Validation images on which the distances of the manifest are measured.
-        max_drop: Accuracy in points that the recommended plan may cost on validation data.
+        max_drop: Accuracy in points that the recommended plan may cost on validation data; a method of rounds stops
+            where it is exceeded and keeps the last good network.
+        rounds: Most rounds after the dense training; None for the method's own number (9 for nepenthe and
+            layercollapse, as many as there are activations for the others).
+        round_epochs: Epochs of each; None for as many as the dense training has.
+        round_lr: Peak learning rate of each; None for `lr`.
+        per_round: Activations that one round makes linear (easier, tlc, layercollapse).
+        only: Activations that may go; empty for all that can.
+        move_padding: Move the padding of a convolution to the one before it when the activation between them goes, so
+            that they merge exactly.
+        merge: Which linear neighbours become one in the exported file: those where it is `cheaper`, `always`, `never`.
+        zeta: Share of the non-zero weights that a round prunes (nepenthe).
+        prune_limit: Largest share of one layer's non-zero weights that a round prunes (nepenthe).
+        slope_penalty: Weight of the sum of (1 - slope)^2 (layercollapse).
+        slope_tolerance: An activation goes when its slope is nearer to 1 than this (layercollapse).
+        slope_layers: Activations that get a slope: those between linear layers (`fc`), or between convolutions too
+            (`all`, as in Layer Folding).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: Literal["lacoot"] = "lacoot"
+    method: Literal["lacoot", "easier", "nepenthe", "tlc", "layercollapse"] = "lacoot"
     model: str = "digits-resnet"
     model_args: dict[str, Any] = Field(default_factory=dict)
+    linear: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     cuts: tuple[CutSetting, ...] = ()
     refits: tuple[str, ...] = ()
@@ -115,7 +152,7 @@ class Recipe(BaseModel):
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     limit: int | None = Field(default=None, ge=2)
     augment: tuple[Literal["flip", "crop"], ...] = ()
-    epochs: int = Field(default=25, ge=1)
+    epochs: int = Field(default=25, ge=0)
     batch_size: int = Field(default=64, ge=2)
     accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -145,6 +182,26 @@ class Recipe(BaseModel):
     compile: bool = False
     measure_samples: int = Field(default=512, ge=2)
     max_drop: float = Field(default=1.0, ge=0)
+    rounds: int | None = Field(default=None, ge=1)
+    round_epochs: int | None = Field(default=None, ge=1)
+    round_lr: float | None = Field(default=None, gt=0)
+    per_round: int = Field(default=1, ge=1)
+    only: tuple[str, ...] = ()
+    move_padding: bool = False
+    merge: Literal["always", "cheaper", "never"] = "cheaper"
+    zeta: float = Field(default=0.5, gt=0, lt=1)
+    prune_limit: float = Field(default=1.0, gt=0, le=1)
+    slope_penalty: float = Field(default=0.1, gt=0)
+    slope_tolerance: float = Field(default=0.05, gt=0, lt=1)
+    slope_layers: Literal["fc", "all"] = "fc"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _penalty_of_lacoot(cls, data: Any) -> Any:
+        """Without a word about it only lacoot has a penalty."""
+        if isinstance(data, dict) and data.get("method", "lacoot") != "lacoot":
+            return {"penalty": 0.0} | data
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -156,11 +213,27 @@ class Recipe(BaseModel):
             raise ValueError(f"penalty_end {self.penalty_end} lies before penalty_start {self.penalty_start}")
         if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise")
-        if self.warmup > self.epochs:
+        if self.warmup > self.epochs and (
+            self.epochs or self.warmup != type(self).model_fields["warmup"].default
+        ):
             raise ValueError(f"warmup {self.warmup} is longer than the training of {self.epochs} epochs")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.epochs == 0 and (self.method == "lacoot" or self.weights is None):
+            raise ValueError("epochs = 0 is for a method of rounds that begins with given weights")
+        if self.epochs == 0 and self.round_epochs is None:
+            raise ValueError("epochs = 0 leaves open how long a round is; set round_epochs")
+        for names, methods in BELONGING:
+            for name in names:
+                if self.method not in methods and self._set(name):
+                    owner = " and ".join(methods) if len(methods) < 4 else "the methods of rounds"
+                    raise ValueError(f"{name} belongs to {owner}, and the method is {self.method}")
         return self
+
+    def _set(self, name: str) -> bool:
+        """Whether a setting of some methods is not as it is by default; a recipe read back names all of them."""
+        value = getattr(self, name)
+        return bool(value != (0.0 if name == "penalty" else type(self).model_fields[name].default))
 
     def differing(self, other: Recipe, *, ignore: frozenset[str] = frozenset()) -> list[str]:
         """Names of the settings in which two recipes differ, in the order of the fields."""
@@ -185,6 +258,10 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     settings: dict[str, Any] = dict(DEMO) if path is None else _read(Path(path))
     origin = "The default recipe" if path is None else str(path)
+    given: dict[str, Any] = {}
+    apply_overrides(given, overrides)
+    if path is None and given.get("method", "lacoot") != "lacoot":
+        del settings["penalty"]  # the demo's, which is not for the others
     apply_overrides(settings, overrides)
     return check_recipe(settings, origin=origin)
 

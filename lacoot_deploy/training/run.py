@@ -16,6 +16,8 @@ from lacoot_deploy.manifest import Manifest, read_manifest
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from lacoot_deploy.training.finish import finish_run
 from lacoot_deploy.training.loop import EpochReport
+from lacoot_deploy.training.methods.session import RoundsSession
+from lacoot_deploy.training.methods.state import MethodState
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, Start, load_data
 
@@ -34,12 +36,14 @@ class TrainResult:
     Attributes:
         folder: The run folder.
         model: The exported ONNX file in it, manifest and all but the recommended plan.
-        checkpoint: The weights of the last epoch (no early stopping: last is what the schedule is made for).
+        checkpoint: The weights of the last epoch (no early stopping: last is what the schedule is made for); of a
+            method of rounds those of the last round within its limit.
         manifest: What was written into the model.
         epochs: The figures of every epoch.
         seconds: Training time over all sessions, validation included.
         device: The device it ran on, in words.
         main: Whether this is the process that writes; with several, the others have nothing left to do.
+        rounds: What a method of rounds did; None for a method without.
     """
 
     folder: Path
@@ -50,6 +54,14 @@ class TrainResult:
     seconds: float
     device: str
     main: bool = True
+    rounds: MethodState | None = None
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy of the network that was kept, in percent."""
+        if self.rounds is not None and self.rounds.good_accuracy is not None:
+            return self.rounds.good_accuracy
+        return self.epochs[-1].val_accuracy
 
 
 def train(
@@ -91,7 +103,8 @@ def train(
     progress.note(f"Training on {describe_device(device)}{together} in {recipe.precision}.")
     try:
         data = load_data(recipe)
-        session = Session(recipe, out, accelerator, data, progress)
+        kind = Session if recipe.method == "lacoot" else RoundsSession
+        session = kind(recipe, out, accelerator, data, progress)
         reports = session.begin(recorded, start)
     except BaseException:
         # Nothing was begun: an empty folder should not look as if something had been. Others' files stay.
@@ -106,8 +119,7 @@ def train(
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"Interrupted; {out} keeps {session.completed} of {recipe.epochs} epochs. "
-            f"Run the same command with --resume to go on."
+            f"Interrupted; {out} keeps {session.kept}. Run the same command with --resume to go on."
         ) from None
     accelerator.wait_for_everyone()
     if began_group and torch.distributed.is_initialized():
@@ -121,6 +133,7 @@ def train(
         seconds=session.seconds,
         device=describe_device(device),
         main=main,
+        rounds=session.state if isinstance(session, RoundsSession) else None,
     )
 
 

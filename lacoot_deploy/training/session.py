@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_
 from lacoot_deploy.training.data_pipeline import DeviceImages, recipe_images
 from lacoot_deploy.training.finish import EXAMPLES
 from lacoot_deploy.training.loop import EpochReport, Trainer
+from lacoot_deploy.training.methods.layers import Slope
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.weights import load_weights, restore_weights
@@ -93,7 +95,7 @@ class Session:
         if start is not None and recorded is None:
             restore_weights(model, start.weights)
         frozen = freeze(model, recipe.freeze)
-        found = _find_blocks(model, recipe, data)
+        found = locate_blocks(model, example_of(data))
         tracked = found.select(recipe.penalty_blocks) if recipe.penalty > 0 else ()
         self._tell(found, len(tracked))
         format_ = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -107,7 +109,7 @@ class Session:
         self.plain = model
         if recorded is not None:
             restore_weights(model, recorded.weights)
-        optimizer = _optimizer(recipe, model)
+        optimizer = make_optimizer(recipe, model)
         prepared, self.optimizer = accelerator.prepare(model, optimizer)
         if recorded is not None:
             self._restore(recorded)
@@ -130,7 +132,7 @@ class Session:
                 atomic_write_text(self.out / RECIPE_NAME, recipe.model_dump_json(indent=2) + "\n")
             self._save(0)
             return []
-        return _trim_metrics(self.out / METRICS_NAME, self.completed)
+        return trim_metrics(self.out / METRICS_NAME, self.completed)
 
     def train(self, start: int) -> list[EpochReport]:
         """Run the epochs that are left."""
@@ -170,7 +172,8 @@ class Session:
                 f"The teacher {path} was trained on other classes or differently normalised inputs; the same data, "
                 f"size, val_fraction and limit give the same."
             )
-        model = build_model(recorded.recipe, classes=len(theirs.classes), channels=theirs.channels)
+        sizes = {"classes": len(theirs.classes), "channels": theirs.channels}
+        model = build_model(recorded.recipe, **sizes, edits=recorded.edits)
         restore_weights(model, recorded.weights)
         model.eval().requires_grad_(False)
         return model.to(self.accelerator.device, memory_format=format_)  # type: ignore[call-overload, no-any-return]
@@ -215,8 +218,18 @@ class Session:
             examples=torch.from_numpy(self.data.val.images[:: max(len(self.data.val) // EXAMPLES, 1)].copy()),
             seconds=self.seconds,
             history=self.history,
+            **self._more_to_save(),
         )
         self.completed = epoch
+
+    def _more_to_save(self) -> dict[str, Any]:
+        """What another kind of session keeps in its checkpoints."""
+        return {}
+
+    @property
+    def kept(self) -> str:
+        """How far the run is, in words."""
+        return f"{self.completed} of {self.recipe.epochs} epochs"
 
     def _restore(self, recorded: Checkpoint) -> None:
         self.optimizer.load_state_dict(recorded.optimizer)
@@ -252,14 +265,22 @@ def load_data(recipe: Recipe) -> RunData:
     return RunData(train, replace(val, classes=train.classes), preprocessing)
 
 
-def _find_blocks(model: nn.Module, recipe: Recipe, data: RunData) -> LocatedBlocks:
+def example_of(data: RunData) -> torch.Tensor:
+    """A few real inputs, on the CPU."""
     images = DeviceImages(data.val, data.preprocessing, device=torch.device("cpu"))
     example, _ = images.batch(torch.arange(min(4, len(images))))
-    return locate_blocks(model, example)
+    return example
 
 
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over everything that learns; the decay of weights does not touch learned slopes."""
+    slopes = [p for m in model.modules() if isinstance(m, Slope) for p in m.parameters(recurse=False)]
+    chosen = {id(p) for p in slopes}
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    parameters: list[Any] = [{"params": weights}] if slopes else weights
+    if slopes:
+        # Decay draws a slope to 0, which is the activation that the penalty wants to be rid of.
+        parameters.append({"params": slopes, "weight_decay": 0.0})
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
@@ -271,7 +292,7 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _trim_metrics(path: Path, epochs: int) -> list[EpochReport]:
+def trim_metrics(path: Path, epochs: int) -> list[EpochReport]:
     """Drop lines of epochs that no checkpoint holds, and give back the rest."""
     reports: list[EpochReport] = []
     if path.is_file():

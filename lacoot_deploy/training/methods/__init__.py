@@ -1,0 +1,1 @@
+"""Training methods that make activations linear: which one goes, in what way, and the loop of rounds around it."""
