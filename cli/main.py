@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ import click
 from lacoot_deploy import __version__
 from lacoot_deploy.errors import LacootError
 
-COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "doctor")
+COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "report", "doctor")
 
 
 class LazyGroup(click.Group):
@@ -90,6 +91,16 @@ def run(args: Sequence[str] | None = None) -> int:
         _trace(argv)
         _say(str(error))
         return error.exit_code
+    except MemoryError:
+        _trace(argv)
+        _say("There is not enough memory for this model or data; give fewer samples or a smaller model.")
+        return 3
+    except OSError as error:
+        # A file that changed or vanished while it was read, a full disk behind stdout.
+        _trace(argv)
+        where = "" if error.filename is None else f"{error.filename}: "
+        _say(f"{where}{error.strerror or error}.")
+        return 3
     except Exception as error:
         _trace(argv)
         _say(f"Unexpected {type(error).__name__}: {error} (run again with -vv for the traceback).")
@@ -102,6 +113,9 @@ def _trace(argv: Sequence[str]) -> None:
 
 
 def _say(message: str) -> None:
+    from .render import printable
+
+    message = printable(message)
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
 
 
@@ -109,6 +123,10 @@ def main() -> None:
     """Console script."""
     # A graph of thousands of nodes is millions of small objects, none of them garbage: look for cycles less often.
     gc.set_threshold(200_000, 50, 50)
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name need not be text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = run()
     # The process ends: what is still held is given back at once, not searched for cycles first.
     gc.freeze()

@@ -35,13 +35,23 @@ def console(*, stderr: bool = False) -> Console:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout: a pydantic record or plain data."""
     data = document.model_dump(mode="json") if hasattr(document, "model_dump") else document
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    # Of a file's name that is no text, the bytes are written as they are.
+    click.echo(text if text.isascii() else text.encode(errors="surrogateescape"))
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal or cannot be written spelt out: names come from strangers' files."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def note(message: str, *, quiet: bool = False) -> None:
     """A line for the reader on stderr, unless asked to be quiet."""
     if not quiet:
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
 
 
 def say(text: str) -> None:
@@ -61,6 +71,7 @@ def table(
         rows: Cells as text; rich markup is not interpreted.
         title: A line above it.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     lines = [] if sys.stdout.isatty() else plain_table(columns, rows, title=title)
     if lines:
         click.echo("\n".join(lines))

@@ -162,6 +162,17 @@ def validate_external_data(model: onnx.ModelProto, path: Path) -> None:
         extent_of(tensor, path, sizes=sizes)
 
 
+def data_files(model: onnx.ModelProto, path: Path) -> set[Path]:
+    """The files beside a model in which its external weights lie."""
+    locations = {
+        entry.value
+        for tensor in external_tensors(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {path.parent / location for location in locations}
+
+
 def move_external_data(model: onnx.ModelProto, source: Path, staged: Path, *, location: str) -> None:
     """Copy the bytes of a model's external tensors into one new file and point the tensors at it.
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, parse_plan, to_json, write_manifest
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
 from lacoot_deploy.workflow.inspecting import (
     Granularity,
     ModelEntry,
@@ -106,6 +106,7 @@ def collapse(
         InputError: A file cannot be read or written, or the plan does not fit the model.
         NothingToCollapseError: No block can go under the limit.
     """
+    from lacoot_deploy.graph.external import data_files
     from lacoot_deploy.graph.io import fingerprint, save_model
     from lacoot_deploy.graph.surgery import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
@@ -114,15 +115,14 @@ def collapse(
     target = default_output(path) if output is None else Path(output)
     if limit is not None and plan_file is not None:
         raise UsageError("Give either --plan or a limit, not both.")
+    sources = [path, *source_files(data), *([] if plan_file is None else [plan_file])]
     if not dry_run:
-        check_target(target)
-        if target.exists() and target.resolve() == path.resolve():
-            raise InputError(
-                f"{target} is the input; it is never overwritten. Choose another output with -o."
-            )
+        check_target(target, inputs=sources)
     if plan_out is not None:
-        check_target(plan_out)
+        check_target(plan_out, inputs=sources if dry_run else [*sources, target])
     opened = open_model(path, probe=probe, granularity=granularity)
+    if plan_out is not None:
+        check_target(plan_out, inputs=data_files(opened.model, path))
     if plan_file is not None:
         plan = read_plan(plan_file)
     elif limit is not None:

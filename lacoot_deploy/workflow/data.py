@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.data import Samples, load_samples
@@ -35,6 +36,12 @@ class DataOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
+
+
+def source_files(options: DataOptions | None) -> list[Path]:
+    """The file or folder that a data specification names, in a list; nothing where it names none."""
+    kind, _, path = ("" if options is None else options.spec).partition(":")
+    return [Path(path)] if path and kind != "python" else []
 
 
 def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: DataOptions) -> Samples:

@@ -17,7 +17,7 @@ from lacoot_deploy.manifest import (
     StatisticsRecord,
     write_manifest,
 )
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
 from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
 
 Progress = Callable[[int, int, str], None]
@@ -58,7 +58,7 @@ def measure(
     from lacoot_deploy.runtime.measure import measure as measure_samples
 
     path, output = Path(path), Path(output)
-    check_target(output)
+    check_target(output, inputs=[path, *source_files(data)])
     opened = open_model(path)
     samples = samples_for(opened.model, opened.manifest, data)
     able = [block for block in opened.blocks if block.collapsible and not block.scope]

@@ -196,9 +196,12 @@ def export(checkpoint: str | Path, output: str | Path) -> ExportSummary:
         VerificationError: The exported model's outputs differ from PyTorch's.
     """
     from lacoot_deploy.errors import InputError
+    from lacoot_deploy.files import check_target
+    from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
     from lacoot_deploy.training.finish import export_checkpoint
 
     checkpoint, output = Path(checkpoint), Path(output)
+    check_target(output, inputs=[checkpoint, checkpoint / CHECKPOINT_NAME])
     if not checkpoint.exists():
         raise InputError(f"{checkpoint} does not exist; give a run folder or its checkpoint file.")
     manifest, drift = export_checkpoint(checkpoint, output)
