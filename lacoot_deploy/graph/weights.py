@@ -96,6 +96,8 @@ class Weights:
             tensor = numpy_helper.from_array(cast, name)
             tensor.doc_string = self._tensors[name].doc_string
             tensor.metadata_props.extend(self._tensors[name].metadata_props)
+            if list(self._tensors[name].dims) != list(tensor.dims):
+                self._forget_shape(name)
             self._tensors[name].CopyFrom(tensor)
             return
         fresh = self.fresh(wish)
@@ -107,6 +109,13 @@ class Weights:
         while len(node.input) <= slot:
             node.input.append("")
         node.input[slot] = fresh
+
+    def _forget_shape(self, name: str) -> None:
+        """Drop what the graph notes of a weight's shape; some exporters note it."""
+        notes = self._model.graph.value_info
+        for place in range(len(notes) - 1, -1, -1):
+            if notes[place].name == name:
+                del notes[place]
 
     def drop_unread(self) -> None:
         """Drop constants that lost their last reader."""
