@@ -12,6 +12,7 @@ from torch.nn import functional
 from lacoot_deploy.errors import InputError, LacootError, UsageError
 from lacoot_deploy.training.methods.edits import apply_edits, replace_module
 from lacoot_deploy.training.methods.state import Edit
+from lacoot_deploy.training.networks import Mlp, PlainCnn, Vgg, initialise
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.refits import take_norm_in
 from lacoot_deploy.training.removal import remove_block, replace_block
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.stages = len(blocks)
         self.head = nn.Linear(inputs, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, channels, H, W] to logits [N, classes]."""
@@ -150,7 +151,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.tail = nn.Sequential(ConvNorm(inputs, 1280, 1), nn.ReLU6())
         self.head = nn.Linear(1280, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, channels, H, W] to logits [N, classes]."""
@@ -189,6 +190,9 @@ REGISTRY: Mapping[str, Builder] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56)},
     "resnet18-cifar": _resnet18_cifar,
     "mobilenetv2-cifar": MobileNetV2,
+    "vgg16-cifar": Vgg,
+    "plain-cnn": PlainCnn,
+    "mlp": Mlp,
     "patch-transformer": PatchTransformer,
 }
 """The networks built in; each takes `classes`, `channels` and its own options."""
@@ -281,9 +285,3 @@ def _timm(name: str, options: dict[str, Any], *, classes: int, channels: int) ->
 
 def _python(target: str) -> Builder:
     return load_function(target, "model")
-
-
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
