@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.data import DataOptions
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.measuring import measure
+    from lacoot_deploy.workflow.reporting import report
     from lacoot_deploy.workflow.training import export, train
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _PLACES = {
     "export": ("lacoot_deploy.workflow.training", "export"),
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
+    "report": ("lacoot_deploy.workflow.reporting", "report"),
     "train": ("lacoot_deploy.workflow.training", "train"),
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "inspect",
     "measure",
+    "report",
     "train",
 ]
 

@@ -73,6 +73,8 @@ class Comparison(BaseModel):
     Attributes:
         a: What model A is called.
         b: What model B is called.
+        a_sha256: Hash of A's file (without external data); None where it was no file.
+        b_sha256: And of B's.
         samples: Number of samples.
         outputs: Drift by output name.
         agreement: Percent of predictions (largest class score, or equal value for labels) in which B agrees with A;
@@ -87,6 +89,8 @@ class Comparison(BaseModel):
     schema_version: int = 1
     a: str
     b: str
+    a_sha256: str | None = None
+    b_sha256: str | None = None
     samples: int
     outputs: dict[str, OutputDrift]
     agreement: float | None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.files import sha256_file
 from lacoot_deploy.userfunctions import load_function
 from lacoot_deploy.workflow.data import DataOptions, samples_for
 
@@ -64,7 +65,7 @@ def compare(
     samples = samples_for(model, manifest, data)
     sessions = [open_session(path, provider=provider, threads=threads) for path in (a, b)]
     try:
-        return compare_models(
+        found = compare_models(
             sessions[0],
             sessions[1],
             samples,
@@ -78,3 +79,6 @@ def compare(
             f"Comparing {a} and {b} on batches of {batch_size} samples does not fit into memory; use a smaller --batch "
             f"or fewer --samples."
         ) from error
+    # What a report tells by whether the figures belong to the files that it is given.
+    found.a_sha256, found.b_sha256 = sha256_file(a), sha256_file(b)
+    return found

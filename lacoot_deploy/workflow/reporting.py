@@ -1,0 +1,384 @@
+"""`report`: one page about a dense network and what became of it, from files, results, and measurements on the spot."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lacoot_deploy.files import atomic_write_text, check_target
+from lacoot_deploy.manifest import Plan
+from lacoot_deploy.reports.records import Answer, Network, Point, ReportDocument
+from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.report_curves import curves_of
+from lacoot_deploy.workflow.report_inputs import (
+    Cast,
+    Given,
+    GivenModel,
+    cast,
+    portable,
+    read_inputs,
+    read_model,
+)
+from lacoot_deploy.workflow.report_parts import (
+    block_lines,
+    cost_of,
+    drawn_distance,
+    drift_of,
+    gain_of,
+    latency_of,
+    refitted_blocks,
+    removed_blocks,
+    scratch_of,
+)
+from lacoot_deploy.workflow.report_recipe import reproduction_of
+
+if TYPE_CHECKING:
+    from lacoot_deploy.reports.records import Sample
+    from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.workflow.benching import BenchReport
+
+Progress = Callable[[int, int, str], None]
+
+STEPS = 8
+"""Most depths of a plan that are timed for the curve."""
+
+STEP_SECONDS = 2.0
+
+
+@dataclass
+class Measured:
+    """What is known of the networks in figures, from results given or measured here.
+
+    Attributes:
+        comparison: The collapsed network against the dense one.
+        judged_on: On which data, in words.
+        control: The control against the dense network.
+        bench: The collapsed network against the dense one, in latency.
+        control_bench: And the control.
+        steps: Relative latency of the dense network cut by so many steps of the plan.
+        others: Further collapsed networks.
+        worst: Samples that differ most.
+    """
+
+    comparison: Comparison | None = None
+    judged_on: str = "the data given to 'compare'"
+    control: Comparison | None = None
+    bench: BenchReport | None = None
+    control_bench: BenchReport | None = None
+    steps: dict[int, float] = field(default_factory=dict)
+    others: list[Point] = field(default_factory=list)
+    worst: list[Sample] = field(default_factory=list)
+
+
+def report(
+    inputs: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    scratch: str | Path | None = None,
+    data: DataOptions | None = None,
+    bench: bool = False,
+    min_time: float = 8.0,
+    batch: int | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    title: str | None = None,
+    progress: Progress | None = None,
+) -> ReportDocument:
+    """Write one self-contained page about a dense network, what was cut from it, what that cost and what it gained.
+
+    Dense and collapsed files are matched through the history that a collapsed file carries. Where only the dense
+    network is given, the page is about the plan that its training recommended. Results are taken from the JSON files
+    given; with `data` and `bench` they are measured here.
+
+    Args:
+        inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench` and `collapse`, plans, and tables
+            of samples/benchmarks/results, in any order. The first collapsed file is the one that the answer is about.
+        output: The HTML file to write; None to write none.
+        scratch: The control, the equally shallow network trained from scratch: a run folder or an ONNX file. A run with
+            blocks left out (`without`) among the inputs is taken for it.
+        data: Samples to compare the networks on; None to measure no accuracy here.
+        bench: Whether latency is measured here.
+        min_time: Seconds of timed runs of each pair.
+        batch: Samples in one run; 1 by default.
+        provider: Execution provider.
+        threads: CPU threads.
+        title: Heading of the page.
+        progress: Called with (done, total, what).
+
+    Returns:
+        What the page says.
+
+    Raises:
+        InputError: A file cannot be read or written, or is nothing that a report can be made of.
+        ProviderError: The provider does not run a model here.
+        UsageError: The data options do not make sense together.
+    """
+    if output is not None:
+        check_target(output)
+    given = read_inputs(inputs)
+    control = None if scratch is None else read_model(Path(scratch))
+    parts = cast(given.models, control)
+    notes = list(parts.notes)
+    plan = _plan_of(parts, given.plans)
+    with tempfile.TemporaryDirectory() as folder:
+        if parts.short is None and parts.dense is not None and plan is not None and (data or bench):
+            parts = _as_recommended(parts, plan, Path(folder))
+            written = False
+        else:
+            written = parts.short is not None
+        measured = _given_results(given, parts, notes)
+        if data is not None:
+            _compare(parts, data, measured, provider, threads, progress)
+        if bench:
+            options = {"batch": batch, "provider": provider, "threads": threads}
+            _bench(parts, plan, measured, min_time, options, Path(folder), progress)
+        document = _document(given, parts, plan, measured, data, notes, written=written, title=title)
+    if output is not None:
+        from lacoot_deploy.reports import render_page
+
+        atomic_write_text(output, render_page(document))
+    return document
+
+
+def _plan_of(parts: Cast, plans: Sequence[Plan]) -> Plan | None:
+    """The plan behind the collapsed network, else the one that could be applied to the dense one."""
+    known = [*plans]
+    if parts.dense is not None and parts.dense.recommended is not None:
+        known.append(parts.dense.recommended)
+    if parts.records:
+        wanted = parts.records[-1].plan_sha256
+        return next((plan for plan in known if plan.digest() == wanted), None)
+    if parts.dense is None or parts.short is not None:
+        return None
+    fitting = [plan for plan in known if plan.model_sha256 in (None, parts.dense.fingerprint)]
+    return fitting[0] if fitting else None
+
+
+def _as_recommended(parts: Cast, plan: Plan, folder: Path) -> Cast:
+    """With the network that the plan gives, so that it can be measured."""
+    from lacoot_deploy.manifest import to_json
+    from lacoot_deploy.workflow.collapsing import collapse
+
+    assert parts.dense is not None
+    (folder / "plan.json").write_text(to_json(plan), encoding="utf-8")
+    target = folder / "collapsed.onnx"
+    collapse(parts.dense.path, target, plan_file=folder / "plan.json")
+    short = read_model(target)
+    return Cast(parts.dense, short, parts.others, parts.scratch, tuple(short.history[-1:]), parts.notes)
+
+
+def _given_results(given: Given, parts: Cast, notes: list[str]) -> Measured:
+    """The results among the inputs that are about these networks."""
+    found = Measured()
+    for file, comparison in given.comparisons:
+        hashes, names = (comparison.a_sha256, comparison.b_sha256), (comparison.a, comparison.b)
+        if _about(hashes, names, parts.dense, parts.short):
+            found.comparison = comparison
+        elif _about(hashes, names, parts.dense, parts.scratch):
+            found.control = comparison
+        else:
+            notes.append(f"{file} compares other files than those given; it was left out.")
+    for file, bench in given.benches:
+        if bench.b is None:
+            notes.append(f"{file} measured one network; a report needs the pair.")
+            continue
+        hashes, names = (bench.a.sha256, bench.b.sha256), (bench.a.path, bench.b.path)
+        if _about(hashes, names, parts.dense, parts.short):
+            found.bench = bench
+        elif _about(hashes, names, parts.dense, parts.scratch):
+            found.control_bench = bench
+        else:
+            notes.append(f"{file} measured other files than those given; it was left out.")
+    return found
+
+
+def _about(
+    hashes: tuple[str | None, str | None],
+    names: tuple[str, str],
+    a: GivenModel | None,
+    b: GivenModel | None,
+) -> bool:
+    """Whether a result is about these two, told by the hashes of the files; by their names where it has none."""
+    if a is None or b is None:
+        return False
+    if None not in hashes:
+        return hashes == (a.sha256, b.sha256)
+    return tuple(Path(name).name for name in names) == (a.path.name, b.path.name)
+
+
+def _compare(
+    parts: Cast,
+    data: DataOptions,
+    measured: Measured,
+    provider: str,
+    threads: int | None,
+    progress: Progress | None,
+) -> None:
+    from lacoot_deploy.runtime.sessions import open_session
+    from lacoot_deploy.workflow.comparing import compare
+    from lacoot_deploy.workflow.report_samples import worst_samples
+
+    if parts.dense is None:
+        return
+    dense = parts.dense
+    options: dict[str, Any] = {"provider": provider, "threads": threads, "progress": progress}
+    if parts.short is not None:
+        measured.comparison = compare(dense.path, parts.short.path, data, **options)
+        measured.judged_on = f"{portable(data.spec)} [{data.split}]"
+        manifest = dense.opened.manifest
+        samples = samples_for(dense.opened.model, manifest, data)
+        sessions = [
+            open_session(one.path, provider=provider, threads=threads) for one in (dense, parts.short)
+        ]
+        measured.worst = worst_samples(
+            measured.comparison,
+            samples=samples,
+            sessions=(sessions[0], sessions[1]),
+            preprocessing=manifest.preprocessing if manifest is not None else None,
+        )
+    if parts.scratch is not None:
+        measured.control = compare(dense.path, parts.scratch.path, data, **options)
+        measured.judged_on = f"{portable(data.spec)} [{data.split}]"
+    for other in parts.others:
+        found = compare(dense.path, other.path, data, **options)
+        score = found.accuracy.b if found.accuracy is not None else found.agreement
+        if score is not None:
+            gone = len(dense.opened.blocks) - len(other.opened.blocks)
+            measured.others.append(
+                Point(removed=max(gone, 0), score=score, macs=other.opened.costs.macs, label=other.path.name)
+            )
+
+
+def _bench(
+    parts: Cast,
+    plan: Plan | None,
+    measured: Measured,
+    min_time: float,
+    options: dict[str, Any],
+    folder: Path,
+    progress: Progress | None,
+) -> None:
+    from lacoot_deploy.workflow.benching import bench_files
+
+    if parts.dense is None:
+        return
+    dense = parts.dense.path
+
+    def timed(path: Path, what: str, seconds: float, *, per_block: bool = False) -> BenchReport:
+        told = None if progress is None else (lambda done, total: progress(done, total, what))
+        return bench_files(dense, path, min_time=seconds, per_block=per_block, progress=told, **options)
+
+    if parts.short is not None:
+        measured.bench = timed(parts.short.path, "latency", min_time, per_block=True)
+    if parts.scratch is not None:
+        measured.control_bench = timed(parts.scratch.path, "latency of the control", min_time)
+    for other, point in zip(parts.others, measured.others, strict=False):
+        speedup = timed(other.path, f"latency of {other.path.name}", min_time).speedup
+        point.latency = None if speedup is None else 1 / speedup
+    for depth, path in _steps(parts.dense, plan, folder):
+        speedup = timed(path, f"latency with {depth} blocks gone", STEP_SECONDS).speedup
+        if speedup is not None:
+            measured.steps[depth] = 1 / speedup
+
+
+def _steps(dense: GivenModel, plan: Plan | None, folder: Path) -> list[tuple[int, Path]]:
+    """The dense network cut by the first steps of the plan, at up to `STEPS` depths."""
+    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.selection.matching import resolve_plan
+
+    if plan is None or len(plan.steps) < 2 or "after_this_step" not in plan.steps[0].evidence:
+        return []
+    cuts, _ = resolve_plan(plan, dense.opened.blocks)
+    depths = sorted({round(1 + i * (len(cuts) - 1) / (STEPS - 1)) for i in range(STEPS)})
+    paths = []
+    for depth in depths:
+        target = folder / f"step{depth}.onnx"
+        save_model(collapse_blocks(dense.opened.model, cuts[:depth]), target, source=dense.path)
+        paths.append((depth, target))
+    return paths
+
+
+def _document(
+    given: Given,
+    parts: Cast,
+    plan: Plan | None,
+    measured: Measured,
+    data: DataOptions | None,
+    notes: list[str],
+    *,
+    written: bool,
+    title: str | None,
+) -> ReportDocument:
+    from lacoot_deploy.workflow.report_missing import missing_sections
+    from lacoot_deploy.workflow.report_samples import worst_samples
+
+    comparison, bench = measured.comparison, measured.bench
+    removed = removed_blocks(parts.records, plan)
+    refits = refitted_blocks(parts.records, plan)
+    cost, gain = cost_of(comparison, measured.judged_on, plan, parts.records), gain_of(bench)
+    scratch = scratch_of(
+        parts.scratch,
+        measured.control,
+        measured.control_bench,
+        given.tables,
+        cost,
+        measured.judged_on,
+        removed,
+    )
+    lines = [] if parts.dense is None else block_lines(parts.dense, removed, refits, bench)
+    metric, curves = curves_of(
+        parts, cost, gain, scratch, removed, plan, measured.steps, given.tables, measured.others
+    )
+    networks = _networks(parts, written=written)
+    names = ["dense", "collapsed"]
+    document = ReportDocument(
+        title=title or _title(parts),
+        networks=networks,
+        answer=Answer(written=written, removed=removed, refits=refits, cost=cost, gain=gain, scratch=scratch)
+        if removed
+        else None,
+        metric=metric,
+        curves=curves,
+        blocks=lines,
+        distance=drawn_distance(lines),
+        training=given.trainings,
+        latency=latency_of(bench, names),
+        drift=drift_of(comparison),
+        worst=measured.worst or worst_samples(comparison),
+        samples=None if comparison is None else comparison.samples,
+        reproduction=reproduction_of(parts, networks, given.trainings, plan, comparison, bench, data),
+        notes=[*notes, *(parts.dense.opened.notes if parts.dense is not None else ())],
+    )
+    document.missing = missing_sections(document, parts)
+    return document
+
+
+def _networks(parts: Cast, *, written: bool) -> list[Network]:
+    networks = []
+    if parts.dense is not None:
+        networks.append(parts.dense.network("dense"))
+    if parts.short is not None:
+        network = parts.short.network("collapsed")
+        networks.append(
+            network
+            if written
+            else network.model_copy(update={"name": "with the recommended plan", "sha256": None})
+        )
+    networks += [other.network("other") for other in parts.others]
+    if parts.scratch is not None:
+        networks.append(parts.scratch.network("scratch"))
+    return networks
+
+
+def _title(parts: Cast) -> str:
+    model = parts.dense or parts.short
+    assert model is not None
+    source = model.opened.manifest.source if model.opened.manifest is not None else None
+    if source is not None and source.model:
+        on = f" on {source.dataset.partition(':')[0]}" if source.dataset else ""
+        return f"{source.model}{on}"
+    return model.path.name
