@@ -23,11 +23,13 @@ AUTO_REPAIRS = ("none", "affine", "linear")
 REAL_GAIN = 0.05
 """A dearer repair must win back this share of what the cheaper one leaves lost, on samples it was not fitted on."""
 
-Z_REAL = 2.0
-"""And its mean gain must be this many standard errors above zero."""
+Z_REAL = 1.0
+"""And its mean gain must be this many standard errors above zero. Maps are regularised towards doing nothing, so that a
+gain is likelier than not before anything is measured: asking for two errors kept out maps that help (a post-norm
+transformer with eight of sixteen units gone: 92.2 % with two errors, 94.2 % with one, judged on 143 samples)."""
 
-Z_FREE = 1.0
-"""A refit adds nothing to run: its gain need not be large, only likely."""
+Z_FREE = 0.0
+"""A refit adds nothing to run: its gain need only be likelier than not."""
 
 
 @dataclass(frozen=True)
