@@ -71,7 +71,12 @@ class Judge:
             name: float(np.mean(np.square(a, dtype=np.float64))) or 1.0 for name, a in self.dense.items()
         }
         self.logits_name = next(
-            (name for name, a in self.dense.items() if a.ndim == 2 and a.shape[1] > 1), None
+            (
+                name
+                for name, a in self.dense.items()
+                if a.ndim == 2 and a.shape[1] > 1 and (labels is not None or not _unit_rows(a))
+            ),
+            None,
         )
         if labels is not None:
             if self.logits_name is None:
@@ -152,6 +157,12 @@ class Judge:
             return np.asarray(np.log(np.clip(values, 1e-12, None)))
         values = values - values.max(axis=1, keepdims=True)
         return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
+
+
+def _unit_rows(values: NDArray[Any]) -> bool:
+    """Whether every row has length one: an embedding, of whose entries none is a class. One-hot rows are classes."""
+    lengths = np.linalg.norm(values.astype(np.float64), axis=1)
+    return bool(len(values) > 1 and np.allclose(lengths, 1, atol=1e-3) and (values < 0).any())
 
 
 def relative_rms(values: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> float:

@@ -75,3 +75,17 @@ def test_a_gain_is_real_only_beyond_chance():
     assert not is_real_gain(cheap, cheap * 0.99, dense)  # certain, but too little to pay for
     assert is_real_gain(np.full(4, np.inf), np.ones(4), dense[:4])
     assert not is_real_gain(np.ones(4), np.full(4, np.inf), dense[:4])
+
+
+def test_rows_of_length_one_are_no_class_scores() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    embedding = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    judge = Judge({"sentence": embedding})
+    assert judge.judge({"sentence": embedding}).agreement is None
+    turned = np.roll(embedding, 1, axis=1)
+    expected = ((turned - embedding) ** 2).mean(axis=1) / (embedding**2).mean()
+    np.testing.assert_allclose(judge.costs({"sentence": turned}), expected, rtol=1e-5)
+    assert Judge({"scores": rows}).judge({"scores": rows}).agreement == 100
+    assert Judge({"one": np.eye(8, dtype=np.float32)}).judge({"one": np.eye(8)}).agreement == 100
+    labels = np.zeros(50, dtype=np.int64)
+    assert Judge({"sentence": embedding}, labels).judge({"sentence": embedding}).accuracy is not None
