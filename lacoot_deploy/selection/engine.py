@@ -7,7 +7,7 @@ each on the activations of the already shortened network, against what the dense
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lacoot_deploy.graph.folding import Folder, fold_refits
 from lacoot_deploy.graph.segments import split_at_blocks
 from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.runtime.sessions import Session, open_session
+from lacoot_deploy.selection.chains import Chains
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
 from lacoot_deploy.selection.pieces import Pieces
@@ -94,9 +95,9 @@ class Engine:
         folder = Folder(model)
         self._folds = {name: folder.find(block) for name, block in self.blocks.items()}
         self.outputs = [output.name for output in model.graph.output]
-        self._readers = self._count_readers()
+        self._chains = Chains(self.segments, self.outputs)
         self._passed_on = [
-            [name for name in segment.outputs if name in self._readers or name in self.outputs]
+            [name for name in segment.outputs if name in self._chains.readers or name in self.outputs]
             for segment in self.segments
         ]
         self._names = [value.name for value in model.graph.input if value.name in judge.feeds]
@@ -202,7 +203,7 @@ class Engine:
         for name in names:
             removed[name] = Removal(form or self.blocks[name].forms[0], repair)
         first = min(self.place[name] for name in names)
-        while (before := self._chained_before(first, removed)) is not None:
+        while (before := self._chains.before(first, removed)) is not None:
             first = before
         return removed, {n: k for n, k in parent.kept.items() if n not in removed}, first
 
@@ -241,7 +242,7 @@ class Engine:
 
     def shares_map(self, variant: Variant, name: str) -> bool:
         """Whether a removed block leaves its map to the removed neighbour behind it."""
-        return self._chained_after(self.place[name], variant.removed)
+        return self._chains.after(self.place[name], variant.removed)
 
     def refits(self, variant: Variant) -> list[Refit]:
         """The maps folded into blocks that stay, in graph order."""
@@ -274,7 +275,7 @@ class Engine:
             removal = removed.get(block.name) if block is not None else None
             if block is not None and removal is not None:
                 removed[block.name] = self._stand_in(
-                    block, removal, current, fitting=fitting, shared=self._chained_after(i, removed)
+                    block, removal, current, fitting=fitting, shared=self._chains.after(i, removed)
                 )
             elif anew or any(
                 batch[name] is not old[name]
@@ -378,44 +379,6 @@ class Engine:
             for v, batch in zip(values, batches, strict=True)
         )
         return [session.run(feeds, segment.outputs)[block.output] for feeds in fed]
-
-    def _chained_after(self, i: int, removed: Mapping[str, Removal]) -> bool:
-        """Whether the next segment is a removed block that reads this one's output alone: they share its map."""
-        block = self.segments[i].block
-        assert block is not None
-        follower = self._follower(block)
-        return (
-            follower is not None
-            and follower.name in removed
-            and removed[follower.name].form is Form.BYPASS
-            and removed[block.name].form is Form.BYPASS
-        )
-
-    def _chained_before(self, i: int, removed: Mapping[str, Removal]) -> int | None:
-        block = self.segments[i].block
-        for name in removed:
-            other = self.blocks[name]
-            if (
-                block is not None
-                and other.output == block.input
-                and self._chained_after(self.place[name], removed)
-            ):
-                return self.place[name]
-        return None
-
-    def _follower(self, block: Block) -> Block | None:
-        readers = self._readers.get(block.output, set())
-        if len(readers) != 1 or block.output in self.outputs:
-            return None
-        follower = self.segments[next(iter(readers))].block
-        return follower if follower is not None and follower.input == block.output else None
-
-    def _count_readers(self) -> dict[str, set[int]]:
-        readers: dict[str, set[int]] = {}
-        for i, segment in enumerate(self.segments):
-            for name in segment.inputs:
-                readers.setdefault(name, set()).add(i)
-        return readers
 
     def _open(self, model: onnx.ModelProto) -> Session:
         return open_session(model, label="A part of the model", **self._open_args)
