@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .live import progress
 from .options import PATH, output_options
-from .render import note, print_json, progress
+from .render import note, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lacoot_deploy.training.loop import EpochReport
+    from lacoot_deploy.workflow.training import TrainSummary
 
 
 @click.command("train")
@@ -45,6 +49,10 @@ def command(
     digits. The run folder gets checkpoint.safetensors, metrics.jsonl and model.onnx, which
     carries the distance of every block and the recommended plan.
 
+    A recipe with method = "easier", "nepenthe", "tlc" or "layercollapse" makes activations
+    linear in rounds until validation drops by max_drop points, and merges what became linear:
+    model.onnx is the merged network, unmerged.onnx what it was before.
+
     With --heal, RECIPE is the folder of a finished run: its network is cut by the plan, the
     repairs become layers, and a few epochs with the uncut network as teacher follow.
 
@@ -61,20 +69,24 @@ def command(
         return
     from lacoot_deploy.workflow.training import is_main_process, train
 
-    with progress(quiet=quiet) as planning:
+    with progress(quiet=quiet, what="preparing") as told:
         summary = train(
             recipe,
             out,
             overrides=settings,
             resume=resume,
-            progress=_reporter(quiet=quiet, verbose=verbose),
+            progress=_reporter(told, quiet=quiet),
             note=lambda text: note(text, quiet=quiet),
-            planning=planning,
+            planning=told,
         )
     if not is_main_process():
         return
     if as_json:
         print_json(summary)
+        return
+    if summary.merge is not None:
+        for line in rounds_lines(summary):
+            click.echo(line)
         return
     plan = summary.plan
     if plan is None:
@@ -104,8 +116,9 @@ def _heal(
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
-    reporter = _reporter(quiet=quiet, verbose=verbose)
-    summary = heal(run, plan_file, out, overrides=settings, resume=resume, progress=reporter)
+    with progress(quiet=quiet, what="preparing") as told:
+        reporter = _reporter(told, quiet=quiet)
+        summary = heal(run, plan_file, out, overrides=settings, resume=resume, progress=reporter)
     if not is_main_process():
         return
     if as_json:
@@ -119,27 +132,44 @@ def _heal(
     )
 
 
-def _reporter(*, quiet: bool, verbose: int) -> Any:
-    """One line an epoch on stderr; between epochs, on a terminal, the step that it is at."""
-    import sys
-
+def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:
+    """One line an epoch on stderr; within an epoch, on a terminal, how far it is."""
     from lacoot_deploy.training.run import Progress
-
-    live = sys.stderr.isatty() and not quiet
 
     class Reporter(Progress):
         def note(self, text: str) -> None:
             note(text, quiet=quiet)
 
         def step(self, epoch: int, step: int, steps: int) -> None:
-            if live and (step == steps or step % 10 == 0):
-                end = "\r" + " " * 40 + "\r" if step == steps else ""
-                click.echo(f"\repoch {epoch}: step {step}/{steps}{end}", nl=False, err=True)
+            if step == steps or step % 5 == 0:
+                told(step, steps, f"epoch {epoch}")
 
         def epoch(self, report: EpochReport) -> None:
             note(epoch_line(report), quiet=quiet)
 
     return Reporter()
+
+
+def rounds_lines(summary: TrainSummary) -> list[str]:
+    """What a method of rounds came to, in a few lines."""
+    merge = summary.merge
+    assert merge is not None
+    lines = [
+        f"{summary.model}: {len(merge.linear)} activations are linear"
+        + (f" ({', '.join(merge.linear)})." if merge.linear else "."),
+        f"Validation accuracy {summary.dense_val_accuracy:.2f} -> {summary.val_accuracy:.2f} %; "
+        f"stopped: {summary.stopped}.",
+    ]
+    if not merge.merged:
+        return [*lines, "Nothing was merged."]
+    sizes = [("parameters", merge.before.parameters, merge.after.parameters)]
+    if merge.before.macs is not None and merge.after.macs is not None:
+        sizes.append(("multiply-adds", merge.before.macs, merge.after.macs))
+    figures = ", ".join(
+        f"{what} {before:,} -> {after:,} ({100 * (after / max(before, 1) - 1):+.1f} %)"
+        for what, before, after in sizes
+    )
+    return [*lines, f"{len(merge.merged)} pairs of operators merged: {figures}."]
 
 
 def epoch_line(report: EpochReport) -> str:

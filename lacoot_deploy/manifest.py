@@ -300,27 +300,31 @@ class Plan(Record):
 
 
 class CollapseRecord(Record):
-    """One collapse in a model's history.
+    """One collapse in a model's history, of blocks that went or of activations that became linear.
 
     Attributes:
-        plan_sha256: Digest of the plan that was applied.
+        plan_sha256: Digest of the plan that was applied; empty where training decided.
         model_sha256_before: Fingerprint of the graph that it was applied to.
         blocks: The blocks that went.
         forms: Their forms.
         repairs: The kinds of repair put in place, where there is one.
         refits: Blocks that stay with refitted weights.
+        linearised: Activations that became linear.
+        merged: Pairs of linear operators that became one, as `first + second`.
         accuracy_before: Of the network before, in percent.
         accuracy_after: Of the network after.
         accuracy_healed: After fine-tuning by `train --heal`; None where that was not done.
         producer: The program that did it.
     """
 
-    plan_sha256: str
+    plan_sha256: str = ""
     model_sha256_before: str
-    blocks: list[str]
+    blocks: list[str] = Field(default_factory=list)
     forms: dict[str, str] = Field(default_factory=dict)
     repairs: dict[str, str] = Field(default_factory=dict)
     refits: list[str] = Field(default_factory=list)
+    linearised: list[str] = Field(default_factory=list)
+    merged: list[str] = Field(default_factory=list)
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     accuracy_healed: float | None = None

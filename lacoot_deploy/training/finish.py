@@ -81,6 +81,12 @@ def export_checkpoint(checkpoint: Path, target: Path) -> tuple[Manifest, Drift]:
 
 def load_run(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torch.Tensor]:
     """The network of a checkpoint in evaluation mode, its blocks, and real inputs for it, on the CPU."""
+    model, example = restore_run(recorded)
+    return model, locate_blocks(model, example), example
+
+
+def restore_run(recorded: Checkpoint) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The network of a checkpoint in evaluation mode and real inputs for it, on the CPU."""
     header = recorded.header
     sizes = {"classes": len(header.classes), "channels": header.channels}
     model = build_model(recorded.recipe, **sizes, edits=recorded.edits)
@@ -90,7 +96,7 @@ def load_run(recorded: Checkpoint) -> tuple[torch.nn.Module, LocatedBlocks, torc
     examples = ImageSet(recorded.examples.numpy(), labels.numpy(), tuple(header.classes))
     images = DeviceImages(examples, header.preprocessing, device=torch.device("cpu"))
     example, _ = images.batch(torch.arange(len(examples)))
-    return model, locate_blocks(model, example), example
+    return model, example
 
 
 def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> Manifest:

@@ -95,6 +95,11 @@ def heal(
     if not plan.steps:
         raise UsageError(f"The plan {plan_file} removes no block, so there is nothing to heal.")
     recorded = read_checkpoint(Path(run))
+    if recorded.recipe.method != "lacoot":
+        raise UsageError(
+            f"{run} was trained with method {recorded.recipe.method}, whose network cannot be healed after a cut; "
+            f"collapse its model.onnx, or cut and heal a lacoot run."
+        )
     _, found, example = load_run(recorded)
     cuts, _ = resolve_plan(plan, found.blocks)
     refits = resolve_refits(plan, found.blocks)
@@ -128,5 +133,5 @@ def heal(
         device=result.device,
         dense_val_accuracy=done.accuracy_before,
         cut_val_accuracy=done.accuracy_after,
-        val_accuracy=result.epochs[-1].val_accuracy,
+        val_accuracy=result.val_accuracy,
     )

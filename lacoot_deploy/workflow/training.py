@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from lacoot_deploy.data import ImageSet, Samples, normalise
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
-from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, write_manifest
+from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, RoundRecord, write_manifest
 from lacoot_deploy.workflow.inspecting import open_model
+from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 
 if TYPE_CHECKING:
     from lacoot_deploy.selection.planning import Evidence
@@ -33,8 +34,13 @@ class TrainSummary(BaseModel):
         epochs: Epochs trained.
         seconds: Training time over all starts of the run, validation included.
         device: What it ran on.
-        val_accuracy: Accuracy on validation images after the last epoch, in percent.
-        plan: The recommended plan; None where no block can go within the recipe's max_drop.
+        val_accuracy: Accuracy on validation images after the last epoch, in percent; of a method of rounds that of the
+            network it kept.
+        plan: The recommended plan; None where no block can go within the recipe's max_drop, and for methods of rounds.
+        dense_val_accuracy: Of a method of rounds: that of the network before its activations went.
+        rounds: Of a method of rounds: what every round did.
+        stopped: Of a method of rounds: why no further round followed.
+        merge: Of a method of rounds: what the linear operators became.
     """
 
     schema_version: int = 1
@@ -46,6 +52,10 @@ class TrainSummary(BaseModel):
     device: str
     val_accuracy: float
     plan: Plan | None
+    dense_val_accuracy: float | None = None
+    rounds: list[RoundRecord] = Field(default_factory=list)
+    stopped: str | None = None
+    merge: MergeSummary | None = None
 
 
 class ExportSummary(BaseModel):
@@ -69,6 +79,8 @@ def train(
     planning: Callable[[int, int, str], None] | None = None,
 ) -> TrainSummary:
     """Train, measure, export and recommend a plan; everything lands in the run folder.
+
+    A method of rounds recommends none: what it made linear is merged instead, see `merge_run`.
 
     Args:
         recipe: A recipe, the path of one, or None for the embedded digits demo.
@@ -94,7 +106,12 @@ def train(
         raise UsageError("Overrides go with a recipe file, not with a ready recipe.")
     result = run(recipe, Path(out), resume=resume, progress=progress)
     # Under `accelerate launch` every process gets here; the file is one process's to finish.
-    plan = recommend(result, recipe, note=note, planning=planning) if is_main_process() else None
+    plan = merge = None
+    if recipe.method != "lacoot":
+        merge = merge_run(result, recipe, note=note)
+    elif is_main_process():
+        plan = recommend(result, recipe, note=note, planning=planning)
+    state = result.rounds
     return TrainSummary(
         run=str(result.folder),
         model=str(result.model),
@@ -102,8 +119,12 @@ def train(
         epochs=len(result.epochs),
         seconds=result.seconds,
         device=result.device,
-        val_accuracy=result.epochs[-1].val_accuracy,
+        val_accuracy=result.val_accuracy,
         plan=plan,
+        dense_val_accuracy=None if state is None else state.dense_accuracy,
+        rounds=[] if state is None else state.records,
+        stopped=None if state is None else state.stopped,
+        merge=merge,
     )
 
 
