@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 
-for folder in (TESTS / "graph", TESTS):
+for folder in (TESTS / "fuzz", TESTS / "graph", TESTS):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -151,7 +151,7 @@ class Cutter:
             add_repair(chain, cut.repair, shape=block.shape, dtype=block.dtype, opset=self._opset)
         if block.keep_relu:
             chain.add("Relu")
-        elif cut.repair is not None:
+        elif cut.repair is not None and cut.clip:
             self._add_clipping(chain, block, scope)
         self._put(chain, target, producer, scope)
         if producer.op in FUSED_MERGES:
@@ -258,7 +258,12 @@ class Cutter:
             graph = scope.graph
             nodes = (*graph.nodes, *(new for news in scope.inserted.values() for new in news))
             inner = {id(tensor) for node in nodes for tensor in node.outputs}
+            done: dict[int, Any] = {}
             for slot, output in enumerate(list(graph.outputs)):
+                if id(output) in done:
+                    # One value listed twice.
+                    graph.outputs[slot] = done[id(output)]
+                    continue
                 source = self.resolve(output)
                 if source is output:
                     continue
@@ -272,6 +277,7 @@ class Cutter:
                     name = self._chain_from(source, output.name).name("Identity")
                     keep = gs.Node("Identity", name=name, inputs=[source], outputs=[output])
                     scope.insert([keep], producer)
+                done[id(output)] = graph.outputs[slot]
             if scope.inserted:
                 graph.nodes = [
                     new for node in graph.nodes for new in (*scope.inserted.get(id(node), ()), node)

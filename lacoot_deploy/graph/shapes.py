@@ -79,8 +79,8 @@ def same_shape(a: Shape | None, b: Shape | None) -> bool | None:
 
 @lru_cache(maxsize=64)
 def dtype_name(elem_type: int) -> str | None:
-    """Numpy's name of an ONNX element type."""
-    if elem_type == onnx.TensorProto.UNDEFINED:
+    """Numpy's name of an ONNX element type; None where it has no type, or one that ONNX does not define."""
+    if elem_type == onnx.TensorProto.UNDEFINED or elem_type not in onnx.TensorProto.DataType.values():
         return None
     try:
         return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name)

@@ -57,10 +57,19 @@ def _proto_inputs(model: onnx.ModelProto) -> tuple[InputInfo, ...]:
             if tensor.elem_type == onnx.TensorProto.STRING
             else "bfloat16"
             if tensor.elem_type == onnx.TensorProto.BFLOAT16
-            else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+            else _numpy_name(value.name, tensor.elem_type)
         )
         infos.append(InputInfo(name=value.name, shape=shape, dtype=dtype))
     return tuple(infos)
+
+
+def _numpy_name(name: str, elem_type: int) -> str:
+    import onnx
+
+    try:
+        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name)
+    except (KeyError, TypeError):
+        raise InputError(f"Input {name!r} is of element type {elem_type}, which cannot be fed.") from None
 
 
 def index_limits(model: onnx.ModelProto) -> dict[str, int]:
