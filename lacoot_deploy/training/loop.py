@@ -135,7 +135,7 @@ class Trainer:
             lr = learning_rate(recipe, step, self.steps_per_epoch)
             weight = penalty_weight(recipe, step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("rate", 1.0)
             sums += self._step(indices, weight, augmenting, directions)
             if index % 50 == 49 and self.shares == 1 and not bool(torch.isfinite(sums[0])):
                 break

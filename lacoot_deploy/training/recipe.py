@@ -54,7 +54,7 @@ BELONGING: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("rounds", "round_epochs", "round_lr", "only", "move_padding", "merge"), ROUNDS),
     (("per_round",), ("easier", "tlc", "layercollapse")),
     (("zeta", "prune_limit"), ("nepenthe",)),
-    (("slope_penalty", "slope_tolerance", "slope_layers"), ("layercollapse",)),
+    (("slope_penalty", "slope_rate", "slope_tolerance", "slope_layers"), ("layercollapse",)),
 )
 """Settings that only some methods know."""
 
@@ -128,6 +128,8 @@ class Recipe(BaseModel):
         zeta: Share of the non-zero weights that a round prunes (nepenthe).
         prune_limit: Largest share of one layer's non-zero weights that a round prunes (nepenthe).
         slope_penalty: Weight of the sum of (1 - slope)^2 (layercollapse).
+        slope_rate: Factor on the learning rate of slopes (layercollapse), which AdamW moves by no more than the rate in
+            a step.
         slope_tolerance: An activation goes when its slope is nearer to 1 than this (layercollapse).
         slope_layers: Activations that get a slope: those between linear layers (`fc`), or between convolutions too
             (`all`, as in Layer Folding).
@@ -192,6 +194,7 @@ class Recipe(BaseModel):
     zeta: float = Field(default=0.5, gt=0, lt=1)
     prune_limit: float = Field(default=1.0, gt=0, le=1)
     slope_penalty: float = Field(default=0.1, gt=0)
+    slope_rate: float = Field(default=1.0, gt=0)
     slope_tolerance: float = Field(default=0.05, gt=0, lt=1)
     slope_layers: Literal["fc", "all"] = "fc"
 

@@ -280,7 +280,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     parameters: list[Any] = [{"params": weights}] if slopes else weights
     if slopes:
         # Decay draws a slope to 0, which is the activation that the penalty wants to be rid of.
-        parameters.append({"params": slopes, "weight_decay": 0.0})
+        parameters.append({"params": slopes, "weight_decay": 0.0, "rate": recipe.slope_rate})
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
