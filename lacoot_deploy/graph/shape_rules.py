@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import onnx
-
 from lacoot_deploy.graph import dims
 from lacoot_deploy.graph.blocks import Dim, Shape
 from lacoot_deploy.graph.index import Node
 from lacoot_deploy.graph.shape_values import ShapeValues, slices
+from lacoot_deploy.graph.shape_windows import (
+    Lookup,
+    Shapes,
+    attribute,
+    conv,
+    conv_transpose,
+    global_pool,
+    pool,
+    resize,
+    strided,
+)
 
-Lookup = Callable[[str], "Shape | None"]
-Shapes = tuple["Shape | None", ...]
 Rule = Callable[[Node, Lookup, ShapeValues], Shapes]
-
-
-def _attribute(node: Node, name: str, default: Any) -> Any:
-    for attr in node.proto.attribute:
-        if attr.name == name:
-            return onnx.helper.get_attribute_value(attr)
-    return default
 
 
 def broadcast(a: Shape | None, b: Shape | None) -> Shape | None:
@@ -56,89 +56,6 @@ def _unary(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     return (lookup(node.inputs[0]) if node.inputs else None,)
 
 
-def _window(node: Node, shape: Shape | None, kernel: list[int] | None, channels: Dim) -> Shapes:
-    """Convolutions and pools: every spatial size shrinks by the window's extent, then by the stride."""
-    if shape is None or kernel is None or len(shape) != len(kernel) + 2:
-        return ()
-    rank = len(kernel)
-    strides = _attribute(node, "strides", [1] * rank)
-    dilations = _attribute(node, "dilations", [1] * rank)
-    pads = _attribute(node, "pads", [0] * (2 * rank))
-    auto = _attribute(node, "auto_pad", b"NOTSET")
-    rounding = "ceil" if _attribute(node, "ceil_mode", 0) else "floor"
-    spatial: list[Dim] = []
-    for axis in range(rank):
-        size = shape[axis + 2]
-        extent = dilations[axis] * (kernel[axis] - 1) + 1
-        padding = pads[axis] + pads[axis + rank]
-        if auto in (b"SAME_UPPER", b"SAME_LOWER"):
-            spatial.append(_strided(size, strides[axis], strides[axis] - 1, "floor", 0))
-            continue
-        if auto == b"VALID":
-            padding = 0
-        spatial.append(_strided(size, strides[axis], padding - extent, rounding, 1))
-    return ((shape[0], channels, *spatial),)
-
-
-def _strided(size: Dim, stride: int, offset: int, rounding: str, plus: int) -> Dim:
-    """(size + offset) / stride + plus, rounded."""
-    if stride == 1:
-        return dims.add(size, offset + plus)
-    if isinstance(size, int):
-        total = size + offset
-        return (total // stride if rounding == "floor" else -(-total // stride)) + plus
-    if size is None:
-        return None
-    number, symbols = dims.factors(size)
-    if number % stride == 0 and 0 <= offset + plus * stride < stride:
-        # 2k points at stride 2 give k, however the window lies, as long as it is padded to fit.
-        return dims.monomial(number // stride, symbols)
-    return dims.bounded(f"({size}{offset:+d}){rounding}{stride}")
-
-
-def _conv(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    weight = lookup(node.inputs[1])
-    if weight is None or any(not isinstance(dim, int) for dim in weight[2:]):
-        return ()
-    return _window(
-        node, lookup(node.inputs[0]), [dim for dim in weight[2:] if isinstance(dim, int)], weight[0]
-    )
-
-
-def _conv_transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape, weight = lookup(node.inputs[0]), lookup(node.inputs[1])
-    if shape is None or weight is None or len(shape) != len(weight):
-        return ()
-    if any(attr.name in ("output_shape", "auto_pad") for attr in node.proto.attribute):
-        return ()
-    rank = len(shape) - 2
-    strides = _attribute(node, "strides", [1] * rank)
-    dilations = _attribute(node, "dilations", [1] * rank)
-    pads = _attribute(node, "pads", [0] * (2 * rank))
-    extra = _attribute(node, "output_padding", [0] * rank)
-    spatial: list[Dim] = []
-    for axis in range(rank):
-        kernel = weight[axis + 2]
-        if not isinstance(kernel, int):
-            return ()
-        extent = dilations[axis] * (kernel - 1) + 1
-        grown = extent + extra[axis] - pads[axis] - pads[axis + rank] - strides[axis]
-        spatial.append(dims.add(dims.multiply(shape[axis + 2], strides[axis]), grown))
-    return ((shape[0], dims.multiply(weight[1], _attribute(node, "group", 1)), *spatial),)
-
-
-def _pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape = lookup(node.inputs[0])
-    if shape is None or len(shape) < 3:
-        return ()
-    return _window(node, shape, _attribute(node, "kernel_shape", None), shape[1])
-
-
-def _global_pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape = lookup(node.inputs[0])
-    return () if shape is None else ((*shape[:2], *(1 for _ in shape[2:])),)
-
-
 def _matmul(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) < 2 or len(b) < 2:
@@ -151,15 +68,15 @@ def _fused_matmul(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return ()
-    if _attribute(node, "transBatchA", 0) or _attribute(node, "transBatchB", 0):
+    if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
         return ()
     batch = broadcast(a[:-2], b[:-2])
-    rows = a[-1] if _attribute(node, "transA", 0) else a[-2]
-    return () if batch is None else ((*batch, rows, b[-2] if _attribute(node, "transB", 0) else b[-1]),)
+    rows = a[-1] if attribute(node, "transA", 0) else a[-2]
+    return () if batch is None else ((*batch, rows, b[-2] if attribute(node, "transB", 0) else b[-1]),)
 
 
 def _blockwise(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape, width = lookup(node.inputs[0]), _attribute(node, "N", None)
+    shape, width = lookup(node.inputs[0]), attribute(node, "N", None)
     return () if shape is None or width is None else ((*shape[:-1], width),)
 
 
@@ -172,16 +89,14 @@ def _gemm(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         return ()
-    return (
-        (a[1] if _attribute(node, "transA", 0) else a[0], b[0] if _attribute(node, "transB", 0) else b[1]),
-    )
+    return ((a[1] if attribute(node, "transA", 0) else a[0], b[0] if attribute(node, "transB", 0) else b[1]),)
 
 
 def _transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    order = _attribute(node, "perm", list(range(len(shape)))[::-1])
+    order = attribute(node, "perm", list(range(len(shape)))[::-1])
     return (tuple(shape[axis] for axis in order),) if len(order) == len(shape) else ()
 
 
@@ -190,7 +105,7 @@ def _reshape(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     target = values.numbers(node.inputs[1])
     if target is None:
         return ()
-    if not _attribute(node, "allowzero", 0):
+    if not attribute(node, "allowzero", 0):
         target = [
             (shape[place] if shape is not None and place < len(shape) else None) if dim == 0 else dim
             for place, dim in enumerate(target)
@@ -213,7 +128,7 @@ def _flatten(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    axis = _attribute(node, "axis", 1)
+    axis = attribute(node, "axis", 1)
     axis = axis + len(shape) if axis < 0 else axis
     return ((dims.product(shape[:axis]), dims.product(shape[axis:])),)
 
@@ -223,7 +138,7 @@ def _axes(node: Node, values: ShapeValues) -> list[int] | None:
     if len(node.inputs) > 1 and node.inputs[1]:
         found = values.numbers(node.inputs[1])
         return None if found is None or not all(isinstance(axis, int) for axis in found) else found
-    return list(_attribute(node, "axes", []))
+    return list(attribute(node, "axes", []))
 
 
 def _squeeze(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
@@ -251,10 +166,10 @@ def _reduce(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape, axes = lookup(node.inputs[0]), _axes(node, values)
     if shape is None or axes is None:
         return ()
-    if not axes and _attribute(node, "noop_with_empty_axes", 0):
+    if not axes and attribute(node, "noop_with_empty_axes", 0):
         return (shape,)
     gone = {axis % len(shape) for axis in axes} or set(range(len(shape)))
-    if _attribute(node, "keepdims", 1):
+    if attribute(node, "keepdims", 1):
         return (tuple(1 if axis in gone else dim for axis, dim in enumerate(shape)),)
     return (tuple(dim for axis, dim in enumerate(shape) if axis not in gone),)
 
@@ -293,17 +208,17 @@ def _span(size: Dim, start: Any, end: Any, step: Any) -> Dim:
         return dims.subtract(high, start) if start == 0 and step == 1 else None
     low: Dim = dims.add(size, start) if isinstance(start, int) and start < 0 else start
     length = dims.subtract(high, low)
-    return length if step == 1 else _strided(length, step, -1, "floor", 1)
+    return length if step == 1 else strided(length, step, -1, "floor", 1)
 
 
 def _split(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    axis = _attribute(node, "axis", 0) % len(shape)
+    axis = attribute(node, "axis", 0) % len(shape)
     sizes = values.numbers(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     if sizes is None:
-        sizes = list(_attribute(node, "split", []))
+        sizes = list(attribute(node, "split", []))
     if len(sizes) != len(node.outputs):
         if len(node.inputs) > 1 and node.inputs[1]:
             return ()
@@ -322,7 +237,7 @@ def _concat(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     if not known or len({len(part) for part in known}) != 1:
         return ()
     rank = len(known[0])
-    axis = _attribute(node, "axis", 0) % rank
+    axis = attribute(node, "axis", 0) % rank
     result: list[Dim] = []
     for place in range(rank):
         column = [part[place] for part in known]
@@ -342,7 +257,7 @@ def _gather(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     data, where = lookup(node.inputs[0]), lookup(node.inputs[1])
     if data is None or where is None:
         return ()
-    axis = _attribute(node, "axis", 0) % len(data)
+    axis = attribute(node, "axis", 0) % len(data)
     return ((*data[:axis], *where, *data[axis + 1 :]),)
 
 
@@ -372,7 +287,7 @@ def _pad(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     if shape is None:
         return ()
     rank = len(shape)
-    pads = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else list(_attribute(node, "pads", []))
+    pads = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else list(attribute(node, "pads", []))
     axes = values.numbers(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else list(range(rank))
     if pads is None or axes is None or len(pads) != 2 * len(axes):
         return ()
@@ -382,31 +297,8 @@ def _pad(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     return (tuple(result),)
 
 
-def _resize(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape = lookup(node.inputs[0])
-    if shape is None or _attribute(node, "axes", None) is not None:
-        return ()
-    if len(node.inputs) > 3 and node.inputs[3]:
-        sizes = values.numbers(node.inputs[3])
-        return () if sizes is None or len(sizes) != len(shape) else (tuple(sizes),)
-    at = 1 if node.op == "Upsample" else 2
-    scales = values.numbers(node.inputs[at]) if len(node.inputs) > at and node.inputs[at] else None
-    scales = scales or list(_attribute(node, "scales", []))
-    if len(scales) != len(shape):
-        return ()
-    result: list[Dim] = []
-    for dim, scale in zip(shape, scales, strict=True):
-        if isinstance(dim, int) and isinstance(scale, (int, float)):
-            result.append(int(dim * scale))
-        elif isinstance(scale, (int, float)) and float(scale).is_integer():
-            result.append(dims.multiply(dim, int(scale)))
-        else:
-            result.append(None)
-    return (tuple(result),)
-
-
 def _depth_to_space(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape, size = lookup(node.inputs[0]), _attribute(node, "blocksize", 1)
+    shape, size = lookup(node.inputs[0]), attribute(node, "blocksize", 1)
     if shape is None or len(shape) != 4:
         return ()
     change = dims.multiply if node.op == "DepthToSpace" else dims.divide
@@ -450,10 +342,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, _unary),
     **dict.fromkeys(_BROADCAST, _elementwise),
     **dict.fromkeys(_REDUCTIONS, _reduce),
-    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger"), _conv),
-    "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger"), conv),
+    "ConvTranspose": conv_transpose,
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
     **dict.fromkeys(("MatMul", "MatMulInteger"), _matmul),
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), _fused_matmul),
     **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _blockwise),
@@ -473,7 +365,7 @@ RULES: dict[str, Rule] = {
     "ConstantOfShape": _fill,
     "Tile": _tile,
     "Pad": _pad,
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
     **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention"), _attention),
 }

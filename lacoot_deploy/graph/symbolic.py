@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 from lacoot_deploy.graph import dims
 from lacoot_deploy.graph.blocks import Dim, Shape
 from lacoot_deploy.graph.index import GraphIndex
-from lacoot_deploy.graph.shape_rules import KEEPS_TYPE, RULES, Shapes
+from lacoot_deploy.graph.shape_rules import KEEPS_TYPE, RULES
 from lacoot_deploy.graph.shape_values import ShapeValues
+from lacoot_deploy.graph.shape_windows import Shapes
 from lacoot_deploy.graph.tolerant import attempt
 
 Lookup = Callable[[str], "Shape | None"]
