@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, progress, say, significant, table
+from .render import note, print_json, say, significant, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.result import ModelLatency
@@ -134,7 +135,7 @@ def show(result: BenchReport, *, verbose: int = 0, quiet: bool = False) -> None:
     if len(models) == 2:
         names = ["A", "B"]
         for name, model in zip(names, models, strict=True):
-            click.echo(f"{name}  {model.path}")
+            say(f"{name}  {model.path}")
     rows = [
         ("median", "p50_ms", "ms"),
         ("90th percentile", "p90_ms", "ms"),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options, split_names
-from .render import count, note, print_json, progress, significant, table
+from .render import count, note, print_json, say, significant, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.manifest import PlanStep
@@ -181,9 +182,9 @@ def show(result: CollapseResult) -> None:
     )
     refits = len(result.plan.refits)
     if refits:
-        click.echo(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
+        say(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
     before, after_ = result.before, result.after
-    click.echo(
+    say(
         f"{before.nodes} -> {after_.nodes} nodes, {count(before.parameters)} -> {count(after_.parameters)} "
         f"parameters, {count(before.macs)} -> {count(after_.macs)} MACs"
     )
@@ -191,12 +192,12 @@ def show(result: CollapseResult) -> None:
     if "drop_points" in confirming:
         low, high = confirming["ci95"]
         what = "accuracy" if judged == "accuracy" else "agreement with the dense model"
-        click.echo(
+        say(
             f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
             f"{confirming['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})."
         )
     elif confirming:
-        click.echo(
+        say(
             f"Confirmed on other samples: outputs drift by {confirming['collapsed']['drift']:.3g} (relative RMS)."
         )
-    click.echo("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+    say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")

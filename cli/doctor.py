@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .live import progress
 from .options import output_options
 from .render import print_json, say, table
 
@@ -22,7 +23,8 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
     """
     from lacoot_deploy.runtime.doctor import diagnose
 
-    found = diagnose()
+    with progress(quiet=quiet, what="trying providers"):
+        found = diagnose()
     if as_json:
         print_json(found)
         return
@@ -38,6 +40,6 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
     for library in missing:
         reason = (library.problem or "").removeprefix(f"{library.name}: ")
         say(f"CUDA library {library.name}: {reason}")
-    click.echo(f"`--provider auto` chooses {found.auto} here.")
+    say(f"`--provider auto` chooses {found.auto} here.")
     if verbose:
         click.echo(found.machine.model_dump_json(indent=2))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from .live import progress
 from .options import PATH, output_options
-from .render import print_json
+from .render import print_json, say
 
 
 @click.command("export")
@@ -26,11 +27,12 @@ def command(checkpoint: Path, output: Path, as_json: bool, verbose: int, quiet: 
     """
     from lacoot_deploy.workflow.training import export
 
-    summary = export(checkpoint, output)
+    with progress(quiet=quiet, what="exporting"):
+        summary = export(checkpoint, output)
     if as_json:
         print_json(summary)
         return
-    click.echo(
+    say(
         f"{summary.model}: {summary.blocks} blocks recorded; differs from PyTorch by at most "
         f"{summary.export_drift:.1g} of the largest output."
     )

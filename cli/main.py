@@ -113,10 +113,10 @@ def _trace(argv: Sequence[str]) -> None:
 
 
 def _say(message: str) -> None:
-    from .render import printable
+    from .render import printable, styled
 
     message = printable(message)
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from .inspect import show
+from .live import progress
 from .options import PATH, data_options, output_options, parse_floats, parse_size
-from .render import note, print_json, progress
+from .render import note, print_json
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.data import DataOptions

@@ -1,25 +1,21 @@
-"""How results look on a terminal: tables that fit 80 columns, notes and progress on stderr, JSON on stdout."""
+"""How results look: tables that fit 80 columns, sentences that wrap there, notes on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rich.console import Console
 
-    Progress = Callable[[int, int, str], None]
 
-
-PLAIN_WIDTH = 100
+PLAIN_WIDTH = 80
 """Columns of a table where there is no terminal to tell."""
 
 
@@ -49,16 +45,25 @@ def printable(text: str) -> str:
 
 
 def note(message: str, *, quiet: bool = False) -> None:
-    """A line for the reader on stderr, unless asked to be quiet."""
+    """A sentence for the reader on stderr in lines of 80 columns, unless asked to be quiet."""
     if not quiet:
-        click.echo(printable(message), err=True)
+        click.echo(_filled(printable(message)), err=True)
+
+
+def styled(text: str, **style: Any) -> str:
+    """Text with a style, plain where NO_COLOR is set; `click.echo` drops styles where there is no terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
 def say(text: str) -> None:
     """A sentence on stdout, in lines of 80 columns at most, further lines indented."""
-    click.echo(
-        textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
-    )
+    click.echo(_filled(printable(text)))
+
+
+def _filled(text: str) -> str:
+    if len(text) <= 80:
+        return text
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def table(
@@ -148,36 +153,4 @@ def shape_text(shape: Sequence[int | str | None] | None) -> str:
     """A shape as `batch x 16 x 8 x 8`; `?` for what is unknown."""
     if shape is None:
         return "?"
-    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
-
-
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Yield a function (done, total, what) that shows progress with the time left on stderr.
-
-    On a terminal it is a bar; elsewhere, and when quiet, nothing is shown.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total, what: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-        transient=True,
-    ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def update(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                for task in tasks.values():
-                    bar.update(task, visible=False)
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield update
+    return " x ".join("?" if dim is None else str(dim) for dim in shape) or "scalar"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, progress, say
+from .render import note, print_json, say
 
 if TYPE_CHECKING:
     from lacoot_deploy.reports import ReportDocument

@@ -328,3 +328,6 @@ _READERS: dict[str, Callable[[Path, str, tuple[int, int] | None, float], ImageSe
     "fashion-mnist": _fashion,
     "imagefolder": _imagefolder,
 }
+
+IMAGE_SOURCES = ("digits", *_READERS)
+"""The kinds of image sources."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.bounds import check_bytes
-from lacoot_deploy.data.images import exists, load_images, normalise
+from lacoot_deploy.data.images import IMAGE_SOURCES, exists, load_images, normalise
 from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.data.types import ImageSet, InputInfo, Samples
 from lacoot_deploy.errors import InputError, UsageError
@@ -54,6 +54,8 @@ def load_samples(
         samples = _from_arrays(_read_npz(Path(rest)), inputs, rest)
     elif kind == "python":
         samples = _from_arrays(load_function(rest, "data source")(), inputs, spec)
+    elif kind not in IMAGE_SOURCES:
+        raise UsageError(f"The data source {spec!r} is not known; use one of {GRAMMAR}.")
     else:
         samples = _from_images(spec, inputs, preprocessing, split, limit, seed, val_fraction)
     samples = replace(samples, description=spec if kind in ("npz", "python") else f"{spec} [{split}]")

@@ -70,9 +70,11 @@ def picture(values: NDArray[Any], preprocessing: PreprocessingRecord | None) -> 
     """An input as a PNG in a `data:` address; None where it is no image.
 
     Args:
-        values: One sample, [C, H, W] with 1 or 3 channels.
+        values: One sample, [C, H, W] or [H, W, C] with 1 or 3 channels.
         preprocessing: What is undone; without it the values are stretched to their range.
     """
+    if values.ndim == 3 and values.shape[2] in (1, 3) and values.shape[0] not in (1, 3):
+        values = values.transpose(2, 0, 1)
     if values.ndim != 3 or values.shape[0] not in (1, 3) or min(values.shape[1:]) < 2:
         return None
     from PIL import Image

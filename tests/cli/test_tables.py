@@ -38,7 +38,7 @@ def plain_console(out: io.StringIO):
         (COLUMNS, ROWS, "Title"),
         (COLUMNS, [], None),
         ([("a", "right")], [["1"], ["[red]2"]], None),
-        (COLUMNS, [["x" * 70, "bypass", "1", "-"]], "Title"),
+        (COLUMNS, [["x" * 50, "bypass", "1", "-"]], "Title"),
     ],
 )
 def test_equal_to_rich(monkeypatch, columns, rows, title):
