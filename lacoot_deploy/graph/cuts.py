@@ -38,11 +38,18 @@ class Cut:
 
     With form `bypass` the repair is applied to the block's input (before a kept `Relu`); with form `shortcut` to the
     skip operand s, before the trailing op.
+
+    Attributes:
+        block: The block.
+        form: How it goes.
+        repair: The map put in its place.
+        clip: Whether what the map gives is clipped as the block's output was.
     """
 
     block: Block
     form: Form
     repair: Repair | None = None
+    clip: bool = True
 
 
 @dataclass(frozen=True)
