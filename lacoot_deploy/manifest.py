@@ -1,40 +1,34 @@
-"""The manifest: the versioned record that travels inside an ONNX file, and the plan that `collapse` applies.
+"""The manifest: the versioned record that travels inside an ONNX file.
 
 It lives in the model-level metadata under `lacoot.manifest`, the only place that other ONNX tools keep.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.jsontext import parse_json
+from lacoot_deploy.plans import ArrayRecord as ArrayRecord
+from lacoot_deploy.plans import CollapseRecord as CollapseRecord
+from lacoot_deploy.plans import LineariseRecord as LineariseRecord
+from lacoot_deploy.plans import Plan as Plan
+from lacoot_deploy.plans import PlanStep as PlanStep
+from lacoot_deploy.plans import RefitRecord as RefitRecord
+from lacoot_deploy.plans import RepairRecord as RepairRecord
+from lacoot_deploy.plans import parse_plan as parse_plan
+from lacoot_deploy.records import SCHEMA_VERSION as SCHEMA_VERSION
+from lacoot_deploy.records import Record as Record
+from lacoot_deploy.records import check_version, parse_record
+from lacoot_deploy.records import to_json as to_json
 
 if TYPE_CHECKING:
     import onnx
 
 MANIFEST_KEY = "lacoot.manifest"
-SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-
-
-class Record(BaseModel):
-    """Base of all records: unknown fields are kept, so that an older tool does not lose a newer one's notes."""
-
-    # Built when first used: most files hold no manifest, and building takes a tenth of a start.
-    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null", defer_build=True)
-
-
-_R = TypeVar("_R", bound=Record)
 
 
 class DistanceRecord(Record):
@@ -187,150 +181,6 @@ class PreprocessingRecord(Record):
     channels: int = 3
 
 
-class ArrayRecord(Record):
-    """A float32 array as base64 of its little-endian bytes, so that a replayed plan gives the same bytes."""
-
-    shape: list[int]
-    data: str
-
-    @classmethod
-    def pack(cls, array: NDArray[Any]) -> ArrayRecord:
-        """Pack an array of any float type and shape."""
-        values = np.ascontiguousarray(array, dtype="<f4")
-        return cls(shape=list(values.shape), data=base64.b64encode(values.tobytes()).decode("ascii"))
-
-    def unpack(self) -> NDArray[np.float32]:
-        """Give the array back.
-
-        Raises:
-            InputError: The data is no base64 or does not fill the shape.
-        """
-        try:
-            raw = base64.b64decode(self.data, validate=True)
-            if any(n < 0 for n in self.shape):
-                raise ValueError("negative size")
-            return np.frombuffer(raw, dtype="<f4").reshape(self.shape).astype(np.float32)
-        except (ValueError, OverflowError) as error:
-            raise InputError(
-                f"A repair in the plan holds a damaged array ({error}); make the plan anew."
-            ) from None
-
-
-class RepairRecord(Record):
-    """The transport map put where the block was: T(x) = scale * x + shift, or matrix @ x + shift, over channels.
-
-    Attributes:
-        kind: `affine` (scale and shift, each of shape [C]) or `linear` (matrix [C, C] and shift [C]).
-        axis: The channel axis of the value, counted from 0.
-    """
-
-    kind: Literal["affine", "linear"]
-    axis: int
-    scale: ArrayRecord | None = None
-    matrix: ArrayRecord | None = None
-    shift: ArrayRecord
-
-
-class PlanStep(Record):
-    """One block that goes: where it lies, in which form, with which repair, and the evidence.
-
-    Attributes:
-        block: Name of the block.
-        input: Its input value in the model that the plan was made for.
-        output: Its output value there.
-        form: `bypass` or `shortcut`.
-        repair: The map put in its place; None for none.
-        evidence: Measurements behind the choice: the criterion's score, accuracy after this step, and the like.
-    """
-
-    block: str
-    input: str
-    output: str
-    form: Literal["bypass", "shortcut"]
-    repair: RepairRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
-
-
-class RefitRecord(Record):
-    """A block that stays, and the map over channels folded into the last linear operator of its branch.
-
-    Attributes:
-        block: Name of the block.
-        input: Its input value in the model that the plan was made for.
-        output: Its output value there.
-        repair: The map.
-    """
-
-    block: str
-    input: str
-    output: str
-    repair: RepairRecord
-
-
-class Plan(Record):
-    """Which blocks go, in which form, with which repair, and the evidence: the object that `collapse` applies.
-
-    Attributes:
-        model_sha256: Fingerprint of the graph the plan was made for (see `graph.fingerprint`).
-        criterion: What ranked the blocks.
-        search: `ranked` or `greedy`; None where the user named the blocks.
-        limit: The limit the user gave, such as {"max_drop": 1.0}.
-        steps: The blocks in the order in which they were chosen.
-        refits: Blocks that stay, their weights refitted to what the shortened network feeds them.
-        evidence: Measurements for the plan as a whole, such as accuracy before and after.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    model_sha256: str | None = None
-    criterion: str | None = None
-    search: str | None = None
-    limit: dict[str, Any] = Field(default_factory=dict)
-    steps: list[PlanStep] = Field(default_factory=list)
-    refits: list[RefitRecord] = Field(default_factory=list)
-    evidence: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("schema_version")
-    @classmethod
-    def _known_version(cls, version: int) -> int:
-        return _check_version(version, "plan")
-
-    def digest(self) -> str:
-        """SHA-256 of the plan's canonical JSON form."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
-
-
-class CollapseRecord(Record):
-    """One collapse in a model's history, of blocks that went or of activations that became linear.
-
-    Attributes:
-        plan_sha256: Digest of the plan that was applied; empty where training decided.
-        model_sha256_before: Fingerprint of the graph that it was applied to.
-        blocks: The blocks that went.
-        forms: Their forms.
-        repairs: The kinds of repair put in place, where there is one.
-        refits: Blocks that stay with refitted weights.
-        linearised: Activations that became linear.
-        merged: Pairs of linear operators that became one, as `first + second`.
-        accuracy_before: Of the network before, in percent.
-        accuracy_after: Of the network after.
-        accuracy_healed: After fine-tuning by `train --heal`; None where that was not done.
-        producer: The program that did it.
-    """
-
-    plan_sha256: str = ""
-    model_sha256_before: str
-    blocks: list[str] = Field(default_factory=list)
-    forms: dict[str, str] = Field(default_factory=dict)
-    repairs: dict[str, str] = Field(default_factory=dict)
-    refits: list[str] = Field(default_factory=list)
-    linearised: list[str] = Field(default_factory=list)
-    merged: list[str] = Field(default_factory=list)
-    accuracy_before: float | None = None
-    accuracy_after: float | None = None
-    accuracy_healed: float | None = None
-    producer: str | None = None
-
-
 class Manifest(Record):
     """Everything lacoot-deploy knows about a model, kept in the ONNX file itself."""
 
@@ -345,39 +195,11 @@ class Manifest(Record):
     @field_validator("schema_version")
     @classmethod
     def _known_version(cls, version: int) -> int:
-        return _check_version(version, "manifest")
+        return check_version(version, "manifest")
 
     def block(self, name: str) -> BlockRecord | None:
         """The record of the named block, or None."""
         return next((b for b in self.blocks if b.name == name), None)
-
-
-def _check_version(version: int, what: str) -> int:
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"the {what} has schema_version {version}, and this lacoot-deploy reads up to {SCHEMA_VERSION}: "
-            f"upgrade lacoot-deploy"
-        )
-    if version < 1:
-        raise ValueError(f"the {what} has schema_version {version}, which no release ever wrote")
-    return version
-
-
-def to_json(record: Record, *, indent: int | None = None) -> str:
-    """Canonical JSON of a record: keys sorted, nothing optional left out, non-finite numbers as null."""
-    separators = (",", ":") if indent is None else None
-    data = record.model_dump(mode="json")
-    return json.dumps(_finite(data), sort_keys=True, separators=separators, indent=indent, ensure_ascii=False)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if np.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, Sequence) and not isinstance(data, str):
-        return [_finite(value) for value in data]
-    return data
 
 
 def read_manifest(model: onnx.ModelProto, *, path: str | Path = "the model") -> Manifest | None:
@@ -406,27 +228,7 @@ def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
         raise InputError(
             f"The manifest in {path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; it is not ours."
         )
-    return _parse(Manifest, text, f"The manifest in {path}")
-
-
-def parse_plan(text: str, *, path: str | Path = "the plan") -> Plan:
-    """Parse a plan's JSON text.
-
-    Raises:
-        InputError: It is no JSON, of the wrong structure or of a newer version.
-    """
-    return _parse(Plan, text, f"The plan {path}")
-
-
-def _parse(kind: type[_R], text: str, what: str) -> _R:
-    data = parse_json(text, what)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise InputError(f"{what} cannot be used: {where}: {message}.") from None
+    return parse_record(Manifest, text, f"The manifest in {path}")
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
