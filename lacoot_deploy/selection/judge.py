@@ -151,6 +151,19 @@ class Judge:
         target = self.labels if self.labels is not None else self.dense[self.logits_name].argmax(axis=1)
         return np.asarray(predicted == target)
 
+    def drop(self, outputs: Outputs) -> dict[str, Any]:
+        """Drop in points with its paired 95 % interval (normal approximation of the mean paired difference).
+
+        As plain data for evidence in a plan; empty where the outputs are no class scores.
+        """
+        before, after = self.correct(self.dense), self.correct(outputs)
+        if before is None or after is None:
+            return {}
+        difference = 100 * (before.astype(np.float64) - after.astype(np.float64))
+        mean, n = float(difference.mean()), len(difference)
+        half = 1.96 * float(difference.std()) / max(n - 1, 1) ** 0.5
+        return {"drop_points": mean, "ci95": [mean - half, mean + half]}
+
     def _log(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         values = logits.astype(np.float64)
         if self.probabilities:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import UsageError
+from lacoot_deploy.selection.judge import Quality
+
+NO_CLASSES = "--max-drop needs class scores to compare; use --max-drift for a model without classes."
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,45 @@ class Limit:
             for name, value in vars(self).items()
             if value is not None
         }
+
+    def keeps(self, dense: Quality, after: Quality) -> bool:
+        """Whether a network is within the limit, as far as the limit is one on quality."""
+        if self.max_drop is not None:
+            if dense.score is None or after.score is None:
+                raise UsageError(NO_CLASSES)
+            return dense.score - after.score <= self.max_drop + 1e-9
+        if self.max_drift is not None:
+            return after.drift <= self.max_drift
+        return True
+
+
+def stop_rule(limit: Limit, dense: Quality) -> Callable[[Quality, Callable[[], float] | None], bool]:
+    """Whether to end a search after a step, from the network's quality then and a measurement of its speed-up.
+
+    Args:
+        limit: How far to go.
+        dense: Quality of the network that nothing was taken from.
+    """
+    taken = 0
+
+    def stop(quality: Quality, speedup: Callable[[], float] | None) -> bool:
+        nonlocal taken
+        taken += 1
+        if limit.count is not None:
+            return taken >= limit.count
+        if limit.max_drop is not None:
+            if dense.score is None or quality.score is None:
+                raise UsageError(NO_CLASSES)
+            return dense.score - quality.score > limit.max_drop
+        if limit.max_drift is not None:
+            return quality.drift > limit.max_drift
+        if limit.min_speedup is not None:
+            if speedup is None:
+                raise UsageError("--min-speedup needs a measurement of the speed-up.")
+            return speedup() >= limit.min_speedup
+        return False
+
+    return stop
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
+from lacoot_deploy.selection.limits import stop_rule
 from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
 from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.variant import EXACT
@@ -255,27 +255,11 @@ def _stop(
     model: onnx.ModelProto,
     speedup: Callable[[onnx.ModelProto], float] | None,
 ) -> Callable[[Step], bool]:
-    dense = engine.quality(engine.dense)
-    taken = 0
+    rule = stop_rule(limit, engine.quality(engine.dense))
 
     def stop(step: Step) -> bool:
-        nonlocal taken
-        taken += 1
-        if limit.count is not None:
-            return taken >= limit.count
-        if limit.max_drop is not None:
-            if dense.score is None or step.quality.score is None:
-                raise UsageError(
-                    "--max-drop needs class scores to compare; use --max-drift for a model without classes."
-                )
-            return dense.score - step.quality.score > limit.max_drop
-        if limit.max_drift is not None:
-            return step.quality.drift > limit.max_drift
-        if limit.min_speedup is not None:
-            if speedup is None:
-                raise UsageError("--min-speedup needs a measurement of the speed-up.")
-            return speedup(collapse_blocks(model, step.cuts)) >= limit.min_speedup
-        return False
+        measure = None if speedup is None else lambda: speedup(collapse_blocks(model, step.cuts))
+        return rule(step.quality, measure)
 
     return stop
 
@@ -308,11 +292,11 @@ def _confirmed(
         raise _nothing("there is no block to remove")
     while depth:
         step = path[depth - 1]
-        keeps = _keeps(limit, dense_choose, step.quality)
+        keeps = limit.keeps(dense_choose, step.quality)
         if keeps:
             after = outputs(step.cuts, step.refits)
             confirmed = judge.judge(after)
-            if _keeps(limit, dense_confirm, confirmed):
+            if limit.keeps(dense_confirm, confirmed):
                 break
         depth -= 1
     if not depth:
@@ -343,29 +327,10 @@ def _confirmed(
         "confirming": {
             "dense": dense_confirm.record(),
             "collapsed": confirmed.record(),
-            **_drop(judge, after),
+            **judge.drop(after),
         },
     }
     return plan
-
-
-def _keeps(limit: Limit, dense: Any, after: Any) -> bool:
-    if limit.max_drop is not None:
-        return bool(dense.score - after.score <= limit.max_drop + 1e-9)
-    if limit.max_drift is not None:
-        return bool(after.drift <= limit.max_drift)
-    return True
-
-
-def _drop(judge: Judge, after: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Drop in points with its paired 95 % interval (normal approximation of the mean paired difference)."""
-    before_right, after_right = judge.correct(judge.dense), judge.correct(after)
-    if before_right is None or after_right is None:
-        return {}
-    difference = 100 * (before_right.astype(np.float64) - after_right.astype(np.float64))
-    mean, n = float(difference.mean()), len(difference)
-    half = 1.96 * float(difference.std()) / max(n - 1, 1) ** 0.5
-    return {"drop_points": mean, "ci95": [mean - half, mean + half]}
 
 
 def _nothing(why: str) -> NothingToCollapseError:
