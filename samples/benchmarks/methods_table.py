@@ -86,6 +86,14 @@ class Table:
         """A cell, where it is there already."""
         return next((r for r in self.rows if (r["network"], r["method"]) == (network, method)), None)
 
+    def has_control(self, row: dict[str, Any]) -> bool:
+        """Whether the network that this method left was trained from the start, for this method or another."""
+        controls = [
+            r for r in self.rows if r["network"] == row["network"] and r["method"].startswith("scratch")
+        ]
+        same = [r for r in controls if set(r["removed"]) == set(row["removed"])]
+        return any((r["method"] == "scratch of lacoot") == (row["method"] == "lacoot") for r in same)
+
     def add(self, row: dict[str, Any]) -> None:
         """Keep a cell."""
         self.rows.append(row)
@@ -139,7 +147,7 @@ def network_rows(table: Table, network: str) -> None:
         lacoot_row(table, network, lacoot, dense)
     for method in (*METHODS, "lacoot"):
         row = table.row(network, method)
-        if row is not None and row["removed"] and table.row(network, f"scratch of {method}") is None:
+        if row is not None and row["removed"] and not table.has_control(row):
             scratch_row(table, network, row, dense)
 
 

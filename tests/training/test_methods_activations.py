@@ -82,7 +82,7 @@ def test_activations_that_no_module_stands_for_are_refused_with_the_reason() -> 
     assert "relu is called as a function" in reasons["Careless"]
     assert [(s.path, s.producer, s.consumer) for s in found.sites] == [("own", "last", None)]
     assert model.own.inplace
-    with pytest.raises(UsageError, match="shared cannot be made linear: its module is called 2 times"):
+    with pytest.raises(UsageError, match="shared cannot be made linear: the module is called 2 times"):
         found.select(("shared",))
     with pytest.raises(UsageError, match="no activation 'nothing'; there are own"):
         found.select(("nothing",))

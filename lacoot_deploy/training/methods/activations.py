@@ -171,7 +171,7 @@ def find_activations(model: nn.Module, example: torch.Tensor) -> Activations:
         passes = trace.values.get(path, [])
         if len(passes) != 1:
             times = "never" if not passes else f"{len(passes)} times"
-            refused.append((path, f"its module is called {times} in a forward pass; give each place its own"))
+            refused.append((path, f"the module is called {times} in a forward pass; give each place its own"))
         else:
             sites.append(_site(path, modules, trace, *passes[0]))
     owners = {p for p, m in modules.items() if isinstance(m, ACTIVATIONS)}

@@ -22,9 +22,9 @@ class LayerCollapse(Method):
     def candidate(self, site: Site, recipe: Recipe) -> str | None:
         """Between two layers that become one without it."""
         if site.producer is None or site.consumer is None:
-            return "it does not lie between two layers alone, so that nothing could merge"
+            return "not between two layers alone, so that nothing could merge"
         if recipe.slope_layers == "fc" and site.axis != -1:
-            return 'it lies between convolutions; slope_layers = "all" takes those too'
+            return 'between convolutions; slope_layers = "all" takes those too'
         return None
 
     def propose(self, situation: Situation) -> Change:

@@ -28,7 +28,7 @@ class Nepenthe(Method):
     def candidate(self, site: Site, recipe: Recipe) -> str | None:
         """Only where one layer's weights make the input can pruning settle its signs."""
         if site.producer is None:
-            return "no single layer makes its input, whose weights could be pruned"
+            return "no single layer makes the input, whose weights could be pruned"
         return None
 
     def propose(self, situation: Situation) -> Change:

@@ -18,7 +18,7 @@ class Tlc(Method):
     def candidate(self, site: Site, recipe: Recipe) -> str | None:
         """Behind an addition beta is that of one summand alone."""
         if site.after_add:
-            return "an addition makes its input, so that no batch normalisation tells its mean"
+            return "behind an addition, so that no batch normalisation tells the mean"
         return None
 
     def propose(self, situation: Situation) -> Change:
