@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.data.bounds import MAX_IMAGE_BYTES, check_bytes, check_image_size
+from lacoot_deploy.data.bounds import MAX_IMAGE_BYTES, MAX_PIXELS, check_bytes, check_image_size
 from lacoot_deploy.data.pickled import read_batch
 from lacoot_deploy.data.pictures import decode_all, picture_names
 from lacoot_deploy.data.splits import SPLITS, VAL_FRACTION, holdout
@@ -192,6 +192,10 @@ def _idx(root: Path, name: str, rank: int) -> NDArray[np.uint8]:
             if magic != 0x800 + rank:
                 raise InputError(f"{path} is no idx file of bytes with {rank} axes.")
             count = math.prod(shape)
+            if max(shape) > MAX_PIXELS:
+                raise InputError(
+                    f"{path} claims {max(shape)} images or pixels along one axis; it is damaged."
+                )
             check_bytes(count, f"{path}, as its header says,")
             data = file.read(count)
     except (OSError, EOFError, struct.error, zlib.error) as error:

@@ -31,7 +31,11 @@ def picture_names(root: Path) -> Iterator[str]:
     """
     if root.is_file():
         for info in _open_zip(root).infolist():
-            if not info.is_dir() and PurePosixPath(info.filename).suffix.lower() in IMAGE_SUFFIXES:
+            if (
+                info.filename
+                and not info.is_dir()
+                and PurePosixPath(info.filename).suffix.lower() in IMAGE_SUFFIXES
+            ):
                 yield info.filename
         return
     try:

@@ -91,7 +91,7 @@ def extent_of(tensor: onnx.TensorProto, path: Path, *, sizes: dict[str, int]) ->
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
         raise InputError(f"{what} has an offset or length that is no number; the file is damaged.") from None
-    expected = _tensor_bytes(tensor)
+    expected = stored_bytes(tensor)
     if length is None:
         length = expected if expected is not None else sizes[location] - offset
     if offset < 0 or length < 0 or (expected is not None and length != expected):
@@ -127,7 +127,8 @@ def _contained_file(location: str, path: Path, what: str) -> Path:
     return resolved
 
 
-def _tensor_bytes(tensor: onnx.TensorProto) -> int | None:
+def stored_bytes(tensor: onnx.TensorProto) -> int | None:
+    """Bytes that a tensor's values take; None where its type or shape does not tell."""
     bits = _BITS.get(tensor.data_type)
     if bits is None or any(size < 0 for size in tensor.dims):
         return None

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message  # type: i
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import check_target, one_at_a_time, same_file, staging_folder, sync_folder
 from lacoot_deploy.graph.external import external_tensors, move_external_data, validate_external_data
+from lacoot_deploy.graph.soundness import unsound
 from lacoot_deploy.graph.text import broken_text
 
 MAX_PROTO_BYTES = 2**31 - 1
@@ -29,8 +30,8 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         path: The file.
 
     Raises:
-        InputError: There is no such file, it is no ONNX model or damaged or empty, or its external data is missing,
-            too short or outside the model's folder.
+        InputError: There is no such file, it is no ONNX model or damaged, empty or meaningless, or its external data is
+            missing, too short or outside the model's folder.
     """
     path = Path(path)
     model = _parse(path)
@@ -44,6 +45,9 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     if broken is not None:
         raise InputError(f"{path} is damaged: {broken} holds bytes that are no text.")
     validate_external_data(model, path)
+    problem = unsound(model)
+    if problem is not None:
+        raise InputError(f"{path} is not a valid model: {problem}.")
     return model
 
 

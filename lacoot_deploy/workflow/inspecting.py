@@ -112,10 +112,10 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
     blocks, undecided = found.blocks, found.undecided
     if undecided and probe:
         from lacoot_deploy.errors import LacootError
-        from lacoot_deploy.runtime.probe import probe_shapes
+        from lacoot_deploy.runtime.probe_apart import probe_file
 
         try:
-            shapes = probe_shapes(model, undecided, source=path)
+            shapes = probe_file(path, undecided)
             blocks = find_blocks(model, shapes=shapes, granularity=granularity)
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
