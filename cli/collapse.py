@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .linear import ACTIVATION_CRITERIA, linear_options, linearise_options, show_linearised
 from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options, split_names
@@ -14,6 +15,7 @@ from .render import count, note, print_json, say, significant, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.manifest import PlanStep
+    from lacoot_deploy.selection.limits import Limit
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 CRITERIA = ("mswd", "mswd-ascent", "paired", "cosine", "output", "loss", "latency", "random")
@@ -33,7 +35,13 @@ REPAIRS = ("none", "affine", "linear", "auto")
 @click.option("--min-speedup", type=float, help="Remove as few as make it that many times as fast.")
 @click.option("--lossless", is_flag=True, help="Remove the blocks that do nothing; needs no data.")
 @click.option("--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run.")
-@click.option("--criterion", type=click.Choice(CRITERIA), help="What ranks the blocks.")
+@click.option(
+    "--criterion",
+    type=click.Choice([*CRITERIA, *ACTIVATION_CRITERIA]),
+    metavar="NAME",
+    help=f"What ranks the blocks: {', '.join(CRITERIA)}; or the activations: "
+    f"{', '.join((*ACTIVATION_CRITERIA, 'output'))}.",
+)
 @click.option(
     "--search", type=click.Choice(["ranked", "greedy"]), help="Fixed order, or rescored every time."
 )
@@ -52,6 +60,7 @@ REPAIRS = ("none", "affine", "linear", "auto")
     show_default=True,
     help="How blocks go.",
 )
+@linear_options
 @click.option("--units", is_flag=True, help="Remove single residual units instead of whole blocks.")
 @click.option("--dry-run", is_flag=True, help="Plan only; write no model.")
 @click.option("--plan-out", type=PATH, help="Write the plan to this JSON file.")
@@ -75,6 +84,10 @@ def command(
     repair: str,
     refit: bool | None,
     form: str,
+    linearise: str | None,
+    fit: str | None,
+    merge: str | None,
+    inexact: bool,
     units: bool,
     dry_run: bool,
     plan_out: Path | None,
@@ -99,29 +112,39 @@ def command(
     With --data, removals are tried, their repairs fitted, and the result confirmed on data
     that did not choose it.
 
+    With --linearise the limits speak of activations: they become linear, and the layers around
+    them one. Blocks that --blocks names go before.
+
     \b
     Examples:
       lacoot-deploy collapse model.onnx
       lacoot-deploy collapse model.onnx --max-drop 1 --data cifar10:cifar10.zip
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
+      lacoot-deploy collapse vgg.onnx --linearise auto --max-drop 1 --data npz:images.npz
     """
     from lacoot_deploy.workflow.collapsing import collapse
 
-    limit = None
-    given = (blocks, count_, max_distance, max_drop, max_drift, min_speedup, lossless or None)
-    if any(value is not None for value in given):
-        from lacoot_deploy.selection.planning import Limit
-
-        names = split_names(blocks)
-        limit = Limit(
-            blocks=None if names is None else tuple(names),
-            count=count_,
-            max_distance=max_distance,
-            max_drop=max_drop,
-            max_drift=max_drift,
-            min_speedup=min_speedup,
-            lossless=lossless or None,
-        )
+    far: dict[str, Any] = {
+        "count": count_,
+        "max_distance": max_distance,
+        "max_drop": max_drop,
+        "max_drift": max_drift,
+        "min_speedup": min_speedup,
+        "lossless": lossless or None,
+    }
+    names = split_names(blocks)
+    named = {"blocks": None if names is None else tuple(names)}
+    # With --linearise the limit is on activations; blocks can only be named then.
+    limit = _limit(named if linearise is not None else named | far)
+    linear = linearise_options(
+        linearise,
+        None if linearise is None else _limit(far),
+        criterion=criterion,
+        search=search,
+        fit=fit,
+        merge=merge,
+        inexact=inexact,
+    )
     with progress(quiet=quiet) as report:
         result = collapse(
             model,
@@ -129,11 +152,12 @@ def command(
             limit=limit,
             plan_file=plan_file,
             data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            criterion=criterion,
-            search=search,
+            criterion=criterion if linearise is None else None,
+            search=search if linearise is None else None,
             repair=repair,
             refit=refit,
             form=form,
+            linearise=linear,
             granularity="unit" if units else "block",
             probe=not no_probe,
             provider=provider,
@@ -150,12 +174,49 @@ def command(
         note(text, quiet=quiet)
 
 
+def _limit(given: dict[str, Any]) -> Limit | None:
+    """A limit from the options that were given; None where none was."""
+    if all(value is None for value in given.values()):
+        return None
+    from lacoot_deploy.selection.limits import Limit
+
+    return Limit(**given)
+
+
 def _kind(step: PlanStep) -> str:
     return "none" if step.repair is None else step.repair.kind
 
 
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
+    if result.plan.steps:
+        _show_blocks(result)
+    refits = len(result.plan.refits)
+    if refits:
+        say(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
+    show_linearised(result)
+    before, after_ = result.before, result.after
+    say(
+        f"{before.nodes} -> {after_.nodes} nodes, {count(before.parameters)} -> {count(after_.parameters)} "
+        f"parameters, {count(before.macs)} -> {count(after_.macs)} MACs"
+    )
+    judged = result.plan.evidence.get("judged_by", "")
+    confirming = result.plan.evidence.get("confirming") or {}
+    if "drop_points" in confirming:
+        low, high = confirming["ci95"]
+        what = "accuracy" if judged == "accuracy" else "agreement with the dense model"
+        say(
+            f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
+            f"{confirming['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})."
+        )
+    elif confirming:
+        say(
+            f"Confirmed on other samples: outputs drift by {confirming['collapsed']['drift']:.3g} (relative RMS)."
+        )
+    say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+
+
+def _show_blocks(result: CollapseResult) -> None:
     rows = []
     for step in result.plan.steps:
         after = step.evidence.get("after_this_step") or {}
@@ -175,29 +236,8 @@ def show(result: CollapseResult) -> None:
             ("removed block", "left"),
             ("form", "left"),
             ("repair", "left"),
-            (result.plan.criterion or "score", "right"),
+            ("score" if result.plan.linearised else result.plan.criterion or "score", "right"),
             (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
         ],
         rows,
     )
-    refits = len(result.plan.refits)
-    if refits:
-        say(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
-    before, after_ = result.before, result.after
-    say(
-        f"{before.nodes} -> {after_.nodes} nodes, {count(before.parameters)} -> {count(after_.parameters)} "
-        f"parameters, {count(before.macs)} -> {count(after_.macs)} MACs"
-    )
-    confirming = result.plan.evidence.get("confirming") or {}
-    if "drop_points" in confirming:
-        low, high = confirming["ci95"]
-        what = "accuracy" if judged == "accuracy" else "agreement with the dense model"
-        say(
-            f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
-            f"{confirming['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})."
-        )
-    elif confirming:
-        say(
-            f"Confirmed on other samples: outputs drift by {confirming['collapsed']['drift']:.3g} (relative RMS)."
-        )
-    say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")

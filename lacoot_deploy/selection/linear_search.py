@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from lacoot_deploy.errors import NothingToCollapseError, UsageError
+from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.graph.linear import Activation, Code, Linearisation
 from lacoot_deploy.manifest import ArrayRecord, LineariseRecord
 from lacoot_deploy.selection.judge import Judge, Quality
@@ -257,7 +257,7 @@ def resolve_linearised(
     """The activations of a model that records stand for: by the value behind them, else by name.
 
     Raises:
-        UsageError: One is not in the model, or is named twice.
+        InputError: One is not in the model, or is named twice.
     """
     by_output = {activation.output: activation for activation in activations}
     by_name = {activation.name: activation for activation in activations}
@@ -265,13 +265,13 @@ def resolve_linearised(
     for record in records:
         activation = by_output.get(record.output) or by_name.get(record.activation)
         if activation is None:
-            raise UsageError(
+            raise InputError(
                 f"The plan makes {record.activation!r} linear, which this model does not have (linear already?)."
             )
         slope = None if record.slope is None else record.slope.unpack()
         intercept = None if record.intercept is None else record.intercept.unpack()
         if (slope is None) != (intercept is None):
-            raise UsageError(
+            raise InputError(
                 f"The map of {record.activation!r} in the plan has a slope or an intercept only."
             )
         found.append(Linearisation(activation, slope, intercept))

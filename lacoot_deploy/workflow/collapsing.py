@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
@@ -20,6 +20,7 @@ from lacoot_deploy.workflow.inspecting import (
     open_model,
     recorded_distances,
 )
+from lacoot_deploy.workflow.linearising import LineariseOptions, MergeEntry, RefusalEntry, check_options
 from lacoot_deploy.workflow.measuring import PRODUCER, block_records
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class CollapseResult(BaseModel):
         before: The model as it was.
         after: The model that was written.
         output: Its path; None on a dry run.
+        merges: Linear operators that became one.
+        refused: Those that stay two although one reads the other, and why.
         notes: What a reader should know, such as blocks found again by structure.
     """
 
@@ -49,6 +52,8 @@ class CollapseResult(BaseModel):
     before: ModelEntry
     after: ModelEntry
     output: str | None
+    merges: list[MergeEntry] = Field(default_factory=list)
+    refused: list[RefusalEntry] = Field(default_factory=list)
     notes: list[str]
 
 
@@ -70,6 +75,7 @@ def collapse(
     repair: str = "auto",
     refit: bool | None = None,
     form: str = "auto",
+    linearise: LineariseOptions | None = None,
     granularity: Granularity = "block",
     probe: bool = True,
     provider: str = "auto",
@@ -78,9 +84,10 @@ def collapse(
     plan_out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CollapseResult:
-    """Delete blocks from a model and write the shorter one.
+    """Delete blocks from a model, make activations linear and merge what became linear, and write the shorter one.
 
-    With neither `limit` nor `plan_file` the plan recommended in the model's manifest is applied.
+    With neither `limit` nor `plan_file` nor `linearise` the plan recommended in the model's manifest is applied. Blocks
+    go first: activations are then chosen in the network that is left.
 
     Args:
         path: An ONNX file; it is not changed.
@@ -93,6 +100,7 @@ def collapse(
         repair: `none`, `affine`, `linear` or `auto`.
         refit: Whether the blocks that stay are refitted where that is a real gain; None for yes with `auto`.
         form: `auto`, `bypass` or `shortcut`.
+        linearise: Which activations become linear, if any.
         granularity: Whole blocks, or every residual unit as a block of its own.
         probe: Whether shapes may be settled by a run in ONNX Runtime.
         provider: Execution provider of trial runs.
@@ -104,17 +112,21 @@ def collapse(
     Raises:
         UsageError: Options that contradict each other, or no plan is recommended in the file.
         InputError: A file cannot be read or written, or the plan does not fit the model.
-        NothingToCollapseError: No block can go under the limit.
+        NothingToCollapseError: No block can go, or no activation become linear, under the limit.
     """
     from lacoot_deploy.graph.external import data_files
     from lacoot_deploy.graph.io import fingerprint, save_model
     from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.selection.linear_network import Runtime
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
+    from lacoot_deploy.workflow.linearising import apply_activations, plan_activations
 
     path = Path(path)
     target = default_output(path) if output is None else Path(output)
-    if limit is not None and plan_file is not None:
-        raise UsageError("Give either --plan or a limit, not both.")
+    if plan_file is not None and (limit is not None or linearise is not None):
+        raise UsageError("Give either --plan or what to remove, not both.")
+    if linearise is not None:
+        check_options(linearise, has_data=data is not None)
     sources = [path, *source_files(data), *([] if plan_file is None else [plan_file])]
     if not dry_run:
         check_target(target, inputs=sources)
@@ -139,18 +151,47 @@ def collapse(
             threads=threads,
             progress=progress,
         )
+    elif linearise is not None:
+        plan = Plan(model_sha256=fingerprint(opened.model))
     else:
         plan = recommended_plan(opened)
-    if not plan.steps:
-        raise NothingToCollapseError("The plan removes no block.")
+    if not plan.steps and not plan.linearised and not plan.merge and linearise is None:
+        raise NothingToCollapseError("The plan removes no block and makes no activation linear.")
     records = opened.manifest.blocks if opened.manifest is not None else []
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     refits = resolve_refits(plan, opened.blocks, records)
-    smaller = collapse_blocks(opened.model, cuts, refits, folder=path.parent)
-    made_here = limit is not None and plan.model_sha256 is not None
+    blocks_gone = collapse_blocks(opened.model, cuts, refits, folder=path.parent)
+    runtime = Runtime(source=path, provider=provider, threads=threads)
+    if linearise is not None:
+        plan = plan_activations(
+            plan,
+            linearise,
+            blocks_gone,
+            opened.model,
+            samples=None if data is None else samples_for(opened.model, opened.manifest, data),
+            seed=0 if data is None else data.seed,
+            runtime=runtime,
+            speedup=_speedup(opened, provider, threads),
+            progress=progress,
+        )
+    applied = apply_activations(blocks_gone, plan, opened.model, runtime=runtime)
+    smaller = applied.model
+    merges, refused = applied.entries()
+    if not plan.steps and not plan.linearised and not merges:
+        raise NothingToCollapseError(f"No two linear operators of {path} in a row can be merged for a gain.")
+    made_here = (limit is not None or linearise is not None) and plan.model_sha256 is not None
     before_hash = plan.model_sha256 if made_here else fingerprint(opened.model)
     names = [cut.block.name for cut in cuts]
-    costs = record_history(smaller, opened, plan, names, granularity, model_sha256=str(before_hash))
+    costs = record_history(
+        smaller,
+        opened,
+        plan,
+        names,
+        granularity,
+        model_sha256=str(before_hash),
+        merged=[f"{merge.first} + {merge.second}" for merge in merges if merge.second],
+        only_cut=applied.model is blocks_gone,
+    )
     before, after = model_entry(path, opened.costs), model_entry(target, costs)
     if plan_out is not None:
         atomic_write_text(plan_out, to_json(plan, indent=2) + "\n")
@@ -161,6 +202,8 @@ def collapse(
         before=before,
         after=after,
         output=None if dry_run else str(target),
+        merges=merges,
+        refused=refused,
         notes=[*opened.notes, *notes],
     )
 
@@ -267,7 +310,7 @@ def recommended_plan(opened: Opened) -> Plan:
     if plan is None:
         raise UsageError(
             f"{opened.path} carries no recommended plan: say how far to go with --count, --blocks, --max-distance, "
-            f"--max-drop, --max-drift, --min-speedup or --plan."
+            f"--max-drop, --max-drift, --min-speedup, --linearise or --plan."
         )
     return plan
 
@@ -298,8 +341,20 @@ def record_history(
     granularity: Granularity = "block",
     *,
     model_sha256: str,
+    merged: list[str] | None = None,
+    only_cut: bool = True,
 ) -> ModelCosts:
     """Bring the manifest of a collapsed model up to date: the blocks that are left, and what was done.
+
+    Args:
+        smaller: The collapsed model; its manifest is replaced.
+        opened: The model as it was.
+        plan: What was applied.
+        names: The blocks that went.
+        granularity: Of the blocks that are recorded.
+        model_sha256: Fingerprint of the model as it was.
+        merged: Pairs of linear operators that became one.
+        only_cut: Whether every value that is left has the shape that it had.
 
     Returns:
         What the collapsed model costs.
@@ -308,7 +363,7 @@ def record_history(
 
     manifest = opened.manifest.model_copy(deep=True) if opened.manifest is not None else Manifest()
     accuracy_before, accuracy_after = _accuracies(plan)
-    found = survey(smaller, granularity=granularity, cut_from=opened.survey)
+    found = survey(smaller, granularity=granularity, cut_from=opened.survey if only_cut else None)
     manifest.producer = PRODUCER
     manifest.blocks = block_records(found.blocks, {}, manifest)
     for record in manifest.blocks:
@@ -324,6 +379,8 @@ def record_history(
             forms={step.block: step.form for step in plan.steps},
             repairs={step.block: step.repair.kind for step in plan.steps if step.repair is not None},
             refits=[refit.block for refit in plan.refits],
+            linearised=[record.activation for record in plan.linearised],
+            merged=merged or [],
             accuracy_before=accuracy_before,
             accuracy_after=accuracy_after,
             producer=PRODUCER,

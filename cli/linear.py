@@ -1,0 +1,240 @@
+"""What `inspect --activations` and `collapse --linearise` share: options and how results look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .options import split_names
+from .render import count, say, significant, table
+
+if TYPE_CHECKING:
+    from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.workflow.activations import ActivationEntry, ActivationInspection
+    from lacoot_deploy.workflow.collapsing import CollapseResult
+    from lacoot_deploy.workflow.linearising import LineariseOptions
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+ACTIVATION_CRITERIA = ("entropy", "gaussian", "slope")
+"""Those that score activations only; `output` scores both."""
+
+WIDEST_NAME = 30
+
+
+def linear_options(function: _F) -> _F:
+    """`--linearise` and the options that go with it."""
+    for option in (
+        click.option("--inexact", is_flag=True, help="Merge also where padded borders change a little."),
+        click.option(
+            "--merge",
+            type=click.Choice(["always", "cheaper", "measured", "never"]),
+            help="Which linear operators become one.  [default with --linearise: cheaper]",
+        ),
+        click.option(
+            "--fit",
+            type=click.Choice(["identity", "affine", "pieces"]),
+            help="What linear activations become.  [default: affine with --data, else identity]",
+        ),
+        click.option(
+            "--linearise",
+            metavar="auto|all|NAMES",
+            help="Make activations linear, not blocks go: those whose removal lets layers merge for a gain (auto), "
+            "any (all), or these.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def linearise_options(
+    linearise: str | None,
+    limit: Limit | None,
+    *,
+    criterion: str | None,
+    search: str | None,
+    fit: str | None,
+    merge: str | None,
+    inexact: bool,
+) -> LineariseOptions | None:
+    """The options as one; None where neither linearising nor merging was asked for."""
+    if linearise is None:
+        for value, name in ((fit, "--fit"), (inexact or None, "--inexact")):
+            if value is not None and (merge is None or name == "--fit"):
+                raise click.UsageError(f"{name} goes with --linearise.")
+        if criterion in ACTIVATION_CRITERIA:
+            raise click.UsageError(f"--criterion {criterion} scores activations: give --linearise.")
+        if merge is None:
+            return None
+    elif criterion is not None and criterion not in (*ACTIVATION_CRITERIA, "output"):
+        names = ", ".join((*ACTIVATION_CRITERIA, "output"))
+        raise click.UsageError(f"--criterion {criterion} scores blocks; activations are scored by {names}.")
+    from lacoot_deploy.workflow.linearising import LineariseOptions
+
+    what: Any = linearise
+    if linearise is not None and linearise not in ("auto", "all"):
+        what = tuple(dict.fromkeys(split_names(linearise) or []))
+    return LineariseOptions(
+        what=what,
+        limit=limit,
+        criterion=criterion if linearise is not None else None,
+        search=search,
+        fit=fit,  # type: ignore[arg-type]
+        merge=merge,  # type: ignore[arg-type]
+        inexact=inexact,
+    )
+
+
+def show_activations(inspection: ActivationInspection) -> None:
+    """Print the activations of a model for reading."""
+    model, found = inspection.model, inspection.activations
+    say(
+        f"{model.path}: {model.nodes} nodes, {count(model.parameters)} parameters, "
+        f"{count(model.macs)} MACs per sample, opset {model.opset}"
+    )
+    if not found:
+        say("No activations found.")
+        return
+    exact = [entry for entry in found if entry.merges]
+    gain = sum(entry.pays is True for entry in exact)
+    plural = "" if len(found) == 1 else "s"
+    without = "Without none of them do the layers around it become one exactly:"
+    if exact:
+        fewer = "none" if not gain else str(gain)
+        without = (
+            f"Without it, the layers around {len(exact)} become one exactly, {fewer} of them for fewer "
+            f"multiply-adds and parameters:"
+        )
+    say(f"{len(found)} activation{plural}. {without}")
+    table(
+        [
+            ("activation", "left"),
+            ("kind", "left"),
+            ("MACs: two", "right"),
+            ("one", "right"),
+            ("as one", "left"),
+        ],
+        [_row(entry) for entry in found],
+    )
+    texts: dict[str, list[str]] = {}
+    for entry in found:
+        if entry.reason is not None:
+            texts.setdefault(entry.reason.code, []).append(_general(entry))
+    for code, sentences in texts.items():
+        say(f"{code}: {sentences[0]}")
+
+
+def _row(entry: ActivationEntry) -> list[str]:
+    verdict = "exact, pays" if entry.pays else "exact, no gain" if entry.merges else "no"
+    if entry.merges and entry.pays is None:
+        verdict = "exact"
+    if entry.reason is not None:
+        verdict = entry.reason.code
+    name = entry.name
+    if len(name) > WIDEST_NAME:
+        name = "..." + name[3 - WIDEST_NAME :]
+    return [
+        name,
+        entry.kind,
+        count(None if entry.before is None else entry.before.macs),
+        count(None if entry.after is None else entry.after.macs),
+        verdict,
+    ]
+
+
+_MEANINGS = {
+    "other-readers": "another node reads the value before or behind it as well, so it must stay.",
+    "residual-add": "a sum of two values stands beside it, which is no layer.",
+    "border-window": "the second layer pads with zeros where the merged one would read sums; exact once the padding "
+    "is moved to the first layer.",
+    "border-bias": "the first layer's bias does not reach the zeros that the second is padded with.",
+    "not-linear": "beside it stands no layer that could be merged, such as pooling or a product of two values.",
+    "activation": "beside it stands another activation.",
+    "normalisation": "beside it stands a norm that depends on its input.",
+    "graph-output": "a value beside it is an output of the model.",
+    "no-neighbour": "a value beside it is an input of the model.",
+    "not-constant": "a layer beside it has weights that are no constants.",
+}
+
+
+def _general(entry: ActivationEntry) -> str:
+    """What a reason's code means; its own sentence where there is no more general one."""
+    assert entry.reason is not None, "asked only where there is one"
+    return _MEANINGS.get(entry.reason.code, entry.reason.text)
+
+
+def show_linearised(result: CollapseResult) -> None:
+    """Print which activations became linear, and what was merged and what not."""
+    plan = result.plan
+    if plan.linearised:
+        judged = plan.evidence.get("judged_by", "")
+        rows = []
+        for record in plan.linearised:
+            after = record.evidence.get("after_this_step") or {}
+            score = after.get("accuracy", after.get("agreement"))
+            rows.append(
+                [
+                    record.activation,
+                    "identity" if record.slope is None else str(plan.fit),
+                    significant(record.evidence.get("score")),
+                    "-" if score is None else f"{score:.2f}",
+                ]
+            )
+        table(
+            [
+                ("linear activation", "left"),
+                ("now", "left"),
+                (plan.criterion or "score", "right"),
+                (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
+            ],
+            rows,
+        )
+    if plan.merge is None:
+        return
+    pairs = [merge for merge in result.merges if merge.second]
+    weighty = [merge for merge in pairs if merge.macs is not None and merge.parameters is not None]
+    folded = len(pairs) - len(weighty)
+    free = f", {folded} of them a map per channel folded into its neighbour" if folded else ""
+    say(f"Merged {_pairs(len(pairs))} of linear operators (--merge {plan.merge}){free}" + ":."[not weighty])
+    if weighty:
+        table(
+            [
+                ("merged", "left"),
+                ("MACs: two", "right"),
+                ("one", "right"),
+                ("parameters: two", "right"),
+                ("one", "right"),
+            ],
+            [
+                [
+                    f"{merge.first} + {merge.second}"[-34:],
+                    *(count(value) for value in (*(merge.macs or ()), *(merge.parameters or ()))),
+                ]
+                for merge in weighty
+            ],
+        )
+    folded = len(pairs) - len(weighty)
+    if folded:
+        say(
+            f"{_pairs(folded)} of them {'is a map' if folded == 1 else 'are maps'} per channel, folded for nothing."
+        )
+    for merge in result.merges:
+        if merge.reason is not None:
+            what = f"{merge.first} + {merge.second}" if merge.second else merge.first
+            say(
+                f"Not exact: {what} changes by {100 * merge.error:.2g} % of the largest entry. {merge.reason.text}"
+            )
+    if result.refused:
+        codes = Counter(refusal.reason.code for refusal in result.refused)
+        listed = ", ".join(f"{number} {code}" for code, number in codes.items())
+        first = result.refused[0]
+        say(
+            f"Stay two: {_pairs(len(result.refused))} ({listed}). {first.first} + {first.second}: {first.reason.text}"
+        )
+
+
+def _pairs(number: int) -> str:
+    return f"{number} pair" if number == 1 else f"{number} pairs"

@@ -1,0 +1,91 @@
+"""`inspect --activations`: the activations of any ONNX file, and what would merge without each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from lacoot_deploy.workflow.inspecting import ModelEntry, ReasonEntry, model_entry
+
+
+class WorkEntry(BaseModel):
+    """What operators take: multiply-adds for one sample, and parameters."""
+
+    macs: int
+    parameters: int
+
+
+class ActivationEntry(BaseModel):
+    """One activation of `inspect --activations --json`; see `graph.linear.Activation` for the fields."""
+
+    name: str
+    kind: str
+    input: str
+    output: str
+    nodes: list[str]
+    shape: list[int | str | None] | None
+    axis: int | None
+    after_residual: bool
+    first: str | None
+    second: str | None
+    before: WorkEntry | None
+    after: WorkEntry | None
+    merges: bool
+    pays: bool | None
+    reason: ReasonEntry | None
+
+
+class ActivationInspection(BaseModel):
+    """What `inspect --activations --json` prints."""
+
+    schema_version: int = 1
+    model: ModelEntry
+    activations: list[ActivationEntry]
+
+
+def inspect_activations(path: str | Path) -> ActivationInspection:
+    """The activations of an ONNX file: kind, and which operators would be one without it, at what cost or why not.
+
+    Args:
+        path: An ONNX file; its external weights are read where they decide about exactness.
+
+    Raises:
+        InputError: The file is missing, malformed or unsupported.
+    """
+    from lacoot_deploy.graph.costs import model_costs
+    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.linear import Activation, list_activations
+    from lacoot_deploy.graph.linear.records import Work
+
+    def work(value: Work | None) -> WorkEntry | None:
+        return None if value is None else WorkEntry(macs=value.macs, parameters=value.parameters)
+
+    def entry(activation: Activation) -> ActivationEntry:
+        why = activation.reason
+        return ActivationEntry(
+            name=activation.name,
+            kind=activation.kind,
+            input=activation.input,
+            output=activation.output,
+            nodes=list(activation.nodes),
+            shape=None if activation.shape is None else list(activation.shape),
+            axis=activation.axis,
+            after_residual=activation.after_residual,
+            first=activation.first,
+            second=activation.second,
+            before=work(activation.before),
+            after=work(activation.after),
+            merges=activation.merges,
+            pays=activation.pays,
+            reason=None
+            if why is None
+            else ReasonEntry(code=why.code, text=why.text, values=list(why.values)),
+        )
+
+    path = Path(path)
+    model = load_model(path)
+    found = list_activations(model, folder=path.parent)
+    return ActivationInspection(
+        model=model_entry(path, model_costs(model)), activations=[entry(activation) for activation in found]
+    )

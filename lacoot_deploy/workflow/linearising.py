@@ -1,0 +1,321 @@
+"""The part of `collapse` that makes activations linear and merges what became linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from lacoot_deploy.errors import UsageError
+from lacoot_deploy.manifest import Plan
+from lacoot_deploy.workflow.inspecting import ReasonEntry
+
+if TYPE_CHECKING:
+    import onnx
+
+    from lacoot_deploy.bench.merging import MergeMeasurer
+    from lacoot_deploy.data.types import Samples
+    from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
+    from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.selection.linear_network import Runtime
+
+Progress = Callable[[int, int, str], None]
+Fit = Literal["identity", "affine", "pieces"]
+Merge = Literal["always", "cheaper", "measured", "never"]
+
+
+@dataclass(frozen=True)
+class LineariseOptions:
+    """Which activations become linear, and what happens then.
+
+    Attributes:
+        what: `auto` for those whose neighbours then merge into fewer multiply-adds, `all` for any, or names; None to
+            merge only what is linear already.
+        limit: How far `auto` and `all` go: a count, `max_drop`, `max_drift` or `min_speedup`.
+        criterion: `entropy`, `gaussian`, `slope` or `output`.
+        search: `greedy` scores again after every step, `ranked` keeps the first order.
+        fit: What is put in their place; None for `affine` with data and `identity` without.
+        merge: Which linear operators are merged afterwards; None for `cheaper`.
+        inexact: Whether also those that merge with an error at padded borders.
+    """
+
+    what: Literal["auto", "all"] | tuple[str, ...] | None = "auto"
+    limit: Limit | None = None
+    criterion: str | None = None
+    search: str | None = None
+    fit: Fit | None = None
+    merge: Merge | None = None
+    inexact: bool = False
+
+
+class MergeEntry(BaseModel):
+    """One merge of `collapse --json`; see `graph.linear.MergeRecord`."""
+
+    first: str
+    second: str
+    kept: str
+    value: str
+    kinds: tuple[str, str]
+    macs: tuple[int, int] | None
+    parameters: tuple[int, int] | None
+    error: float
+    reason: ReasonEntry | None
+
+
+class RefusalEntry(BaseModel):
+    """Two linear operators that stay two; see `graph.linear.Refusal`."""
+
+    first: str
+    second: str
+    value: str
+    reason: ReasonEntry
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model after activations became linear and operators were merged.
+
+    Attributes:
+        model: The model.
+        merges: What was merged.
+        refused: What stays two.
+    """
+
+    model: onnx.ModelProto
+    merges: list[MergeRecord] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def entries(self) -> tuple[list[MergeEntry], list[RefusalEntry]]:
+        """As plain data."""
+        return [merge_entry(record) for record in self.merges], [
+            RefusalEntry(
+                first=refusal.first,
+                second=refusal.second,
+                value=refusal.value,
+                reason=ReasonEntry(
+                    code=refusal.reason.code, text=refusal.reason.text, values=list(refusal.reason.values)
+                ),
+            )
+            for refusal in self.refused
+        ]
+
+
+def merge_entry(record: MergeRecord) -> MergeEntry:
+    """A merge as plain data."""
+    before, after = record.before, record.after
+    counted = before is not None and after is not None
+    why = record.reason
+    return MergeEntry(
+        first=record.first,
+        second=record.second,
+        kept=record.kept,
+        value=record.value,
+        kinds=record.kinds,
+        macs=(before.macs, after.macs) if counted and before and after else None,
+        parameters=(before.parameters, after.parameters) if counted and before and after else None,
+        error=record.error,
+        reason=None if why is None else ReasonEntry(code=why.code, text=why.text, values=list(why.values)),
+    )
+
+
+def check_options(options: LineariseOptions, *, has_data: bool) -> None:
+    """Refuse options that contradict each other before anything is computed.
+
+    Raises:
+        UsageError: They do.
+    """
+    from lacoot_deploy.selection.activation_criteria import check_criterion
+
+    if options.criterion is not None:
+        check_criterion(options.criterion)
+    if options.what is None:
+        return
+    if isinstance(options.what, tuple):
+        if options.limit is not None:
+            raise UsageError("Activations that are named all become linear: give names or a limit, not both.")
+        if not options.what:
+            raise UsageError("--linearise names no activation.")
+    else:
+        if options.limit is None:
+            raise UsageError(
+                f"Say how far --linearise {options.what} goes: --count, --max-drop, --max-drift or --min-speedup."
+            )
+        wrong = {"blocks", "max_distance", "lossless"} & options.limit.given().keys()
+        if wrong:
+            raise UsageError(f"--{min(wrong).replace('_', '-')} is about blocks, not about activations.")
+        if not has_data:
+            raise UsageError("Activations are scored on data: give --data, or name them.")
+    if options.fit in ("affine", "pieces") and not has_data:
+        raise UsageError(f"--fit {options.fit} is fitted on data: give --data.")
+
+
+def plan_activations(
+    plan: Plan,
+    options: LineariseOptions,
+    base: onnx.ModelProto,
+    original: onnx.ModelProto,
+    *,
+    samples: Samples | None,
+    seed: int = 0,
+    runtime: Runtime,
+    speedup: Callable[[onnx.ModelProto], float] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Add to a plan which activations become linear, and the evidence.
+
+    Args:
+        plan: A plan for blocks, which may remove none; it is not changed.
+        options: What is asked for.
+        base: The model with the plan's blocks gone.
+        original: The model as it was, which the result is compared with.
+        samples: Data to score, fit and confirm on; None where activations are only named.
+        seed: Seed of the split of the samples.
+        runtime: Where trial runs happen.
+        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+        progress: Called with (done, total, what).
+
+    Raises:
+        UsageError: The options do not make sense together, or a name does not exist.
+        NothingToCollapseError: No activation can become linear under the limit.
+    """
+    from lacoot_deploy.graph.linear import Linearisation
+    from lacoot_deploy.selection import linear_search as search
+    from lacoot_deploy.selection.limits import Evidence
+    from lacoot_deploy.selection.linear_network import LinearNetwork
+
+    check_options(options, has_data=samples is not None)
+    if options.what is None:
+        plan = plan.model_copy(deep=True)
+        plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
+        finish = Merging(plan, runtime)
+        finish(base)
+        plan.faster = finish.faster
+        return plan
+    activations = activations_after(base, original, runtime.folder)
+    merge = options.merge or "cheaper"
+    fit = options.fit or ("identity" if samples is None else "affine")
+    plan = plan.model_copy(deep=True)
+    plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
+    finish = Merging(plan, runtime)
+    if isinstance(options.what, tuple):
+        wanted = search.named(options.what, activations)
+        if samples is None:
+            evidence = {"chosen_by": "user"}
+            plan.linearised = [search.record_of(Linearisation(a), dict(evidence)) for a in wanted]
+            plan.evidence = {**plan.evidence, "measured": False}
+            finish(_linear(base, plan, activations, runtime.folder))
+            plan.faster = finish.faster
+            return plan
+    assert samples is not None, "checked above"
+    parts = Evidence.split(samples, seed=seed)
+    network = LinearNetwork(base, activations, parts, fit=fit, runtime=runtime, reference=original)
+    if isinstance(options.what, tuple):
+        path = search.chosen_by_user(network, wanted)
+    else:
+        assert options.limit is not None, "checked above"
+        plan.criterion = options.criterion or "output"
+        plan.search = options.search or "greedy"
+        plan.limit = {**plan.limit, **options.limit.given()}
+        path = search.search(
+            network,
+            search.candidates(activations, every=options.what == "all", merge=merge, inexact=options.inexact),
+            options.limit,
+            criterion=plan.criterion,
+            greedy=plan.search == "greedy",
+            speedup=None if speedup is None else lambda network: speedup(finish(network)),
+            progress=progress,
+        )
+    path, found = search.confirm(network, path, options.limit, parts, finish=finish, reference=original)
+    plan.linearised = search.linearise_records(path)
+    plan.evidence = found if not plan.evidence else {**found, "blocks": plan.evidence}
+    plan.faster = finish.faster
+    return plan
+
+
+def activations_after(
+    base: onnx.ModelProto, original: onnx.ModelProto, folder: Path | None
+) -> tuple[Activation, ...]:
+    """The activations of a model that blocks went from, under the names that they had before."""
+    from dataclasses import replace
+
+    from lacoot_deploy.graph.linear import list_activations
+
+    found = list_activations(base, folder=folder)
+    if base is original:
+        return found
+    names = {activation.output: activation.name for activation in list_activations(original, folder=folder)}
+    return tuple(replace(a, name=names[a.output]) if a.output in names else a for a in found)
+
+
+class Merging:
+    """Merges networks as a plan says.
+
+    Args:
+        plan: The plan; with `measured` and nothing recorded yet, pairs are measured.
+        runtime: Where they are measured.
+        replay: Whether to merge what the plan recorded as faster instead of measuring.
+    """
+
+    def __init__(self, plan: Plan, runtime: Runtime, *, replay: bool = False) -> None:
+        self._plan, self._folder, self._replay = plan, runtime.folder, replay
+        self._measurer: MergeMeasurer | None = None
+        if plan.merge == "measured" and not replay:
+            from lacoot_deploy.bench.merging import MergeMeasurer
+
+            self._measurer = MergeMeasurer(provider=runtime.provider, threads=runtime.threads)
+
+    @property
+    def faster(self) -> list[str]:
+        """The values between operators that were measured to be faster as one."""
+        return [] if self._measurer is None else list(self._measurer.faster)
+
+    def __call__(self, network: onnx.ModelProto) -> onnx.ModelProto:
+        """The merged network."""
+        return self.merge(network).model
+
+    def merge(self, network: onnx.ModelProto) -> MergeResult:
+        """The merged network, with what was merged and what not."""
+        from lacoot_deploy.graph.linear import merge_linear
+
+        mode, pays = self._plan.merge or "never", None
+        if mode == "measured":
+            known = set(self._plan.faster)
+            pays = (lambda record, pair: record.value in known) if self._replay else self._measurer
+            mode = "cheaper"
+        return merge_linear(network, mode, allow_inexact=self._plan.inexact, pays=pays, folder=self._folder)
+
+
+def _linear(
+    base: onnx.ModelProto, plan: Plan, activations: tuple[Activation, ...], folder: Path | None
+) -> onnx.ModelProto:
+    from lacoot_deploy.graph.linear import linearise
+    from lacoot_deploy.selection.linear_search import resolve_linearised
+
+    return linearise(base, resolve_linearised(plan.linearised, activations), folder=folder)
+
+
+def apply_activations(
+    base: onnx.ModelProto, plan: Plan, original: onnx.ModelProto, *, runtime: Runtime
+) -> Applied:
+    """Make a plan's activations linear and merge what it says; the models given are not touched.
+
+    Args:
+        base: The model with the plan's blocks gone.
+        plan: The plan.
+        original: The model as it was before any went.
+        runtime: Where external weights lie.
+
+    Raises:
+        InputError: The plan does not fit the model.
+        UsageError: An activation of the plan is not in the model.
+    """
+    if not plan.linearised and plan.merge in (None, "never"):
+        return Applied(base)
+    network = base
+    if plan.linearised:
+        network = _linear(base, plan, activations_after(base, original, runtime.folder), runtime.folder)
+    result = Merging(plan, runtime, replay=True).merge(network)
+    return Applied(result.model, result.merges, result.refused)
