@@ -120,7 +120,7 @@ def command(
       lacoot-deploy collapse model.onnx
       lacoot-deploy collapse model.onnx --max-drop 1 --data cifar10:cifar10.zip
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
-      lacoot-deploy collapse vgg.onnx --linearise auto --max-drop 1 --data npz:images.npz
+      lacoot-deploy collapse mlp.onnx --linearise auto --max-drop 1 --data digits
     """
     from lacoot_deploy.workflow.collapsing import collapse
 

@@ -28,7 +28,9 @@ WIDEST_NAME = 30
 def linear_options(function: _F) -> _F:
     """`--linearise` and the options that go with it."""
     for option in (
-        click.option("--inexact", is_flag=True, help="Merge also where padded borders change a little."),
+        click.option(
+            "--inexact", is_flag=True, help="Merge also where a padded border changes, and say by how much."
+        ),
         click.option(
             "--merge",
             type=click.Choice(["always", "cheaper", "measured", "never"]),
@@ -42,8 +44,7 @@ def linear_options(function: _F) -> _F:
         click.option(
             "--linearise",
             metavar="auto|all|NAMES",
-            help="Make activations linear, not blocks go: those whose removal lets layers merge for a gain (auto), "
-            "any (all), or these.",
+            help="Make activations linear: those without which layers merge for a gain (auto), any (all), or these.",
         ),
     ):
         function = option(function)

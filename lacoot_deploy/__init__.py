@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.comparing import compare
     from lacoot_deploy.workflow.data import DataOptions
     from lacoot_deploy.workflow.inspecting import inspect
+    from lacoot_deploy.workflow.linearising import LineariseOptions
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
     from lacoot_deploy.workflow.training import export, train
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "DataOptions": ("lacoot_deploy.workflow.data", "DataOptions"),
+    "LineariseOptions": ("lacoot_deploy.workflow.linearising", "LineariseOptions"),
     "Limit": ("lacoot_deploy.selection.planning", "Limit"),
     "Manifest": ("lacoot_deploy.manifest", "Manifest"),
     "Plan": ("lacoot_deploy.manifest", "Plan"),
@@ -46,6 +48,7 @@ __all__ = [
     "DataOptions",
     "LacootError",
     "Limit",
+    "LineariseOptions",
     "Manifest",
     "Plan",
     "benchmark",
