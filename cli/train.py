@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lacoot_deploy.training.loop import EpochReport
+    from lacoot_deploy.workflow.merging import MergeSummary
     from lacoot_deploy.workflow.training import TrainSummary
 
 
@@ -130,6 +131,8 @@ def _heal(
         f"{summary.model}: {len(summary.blocks)} blocks gone; validation accuracy {before}, "
         f"healed {summary.val_accuracy:.2f} %."
     )
+    if summary.merge is not None:
+        click.echo(merge_line(summary.merge))
 
 
 def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:
@@ -154,14 +157,19 @@ def rounds_lines(summary: TrainSummary) -> list[str]:
     """What a method of rounds came to, in a few lines."""
     merge = summary.merge
     assert merge is not None
-    lines = [
-        f"{summary.model}: {len(merge.linear)} activations are linear"
-        + (f" ({', '.join(merge.linear)})." if merge.linear else "."),
+    names = f" ({', '.join(merge.linear)})" if merge.linear else ""
+    return [
+        f"{summary.model}: {len(merge.linear)} activations are linear{names}.",
         f"Validation accuracy {summary.dense_val_accuracy:.2f} -> {summary.val_accuracy:.2f} %; "
         f"stopped: {summary.stopped}.",
+        merge_line(merge),
     ]
+
+
+def merge_line(merge: MergeSummary) -> str:
+    """What merging came to."""
     if not merge.merged:
-        return [*lines, "Nothing was merged."]
+        return "Nothing was merged."
     sizes = [("parameters", merge.before.parameters, merge.after.parameters)]
     if merge.before.macs is not None and merge.after.macs is not None:
         sizes.append(("multiply-adds", merge.before.macs, merge.after.macs))
@@ -169,7 +177,7 @@ def rounds_lines(summary: TrainSummary) -> list[str]:
         f"{what} {before:,} -> {after:,} ({100 * (after / max(before, 1) - 1):+.1f} %)"
         for what, before, after in sizes
     )
-    return [*lines, f"{len(merge.merged)} pairs of operators merged: {figures}."]
+    return f"{len(merge.merged)} pairs of operators merged: {figures}."
 
 
 def epoch_line(report: EpochReport) -> str:

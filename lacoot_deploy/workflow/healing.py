@@ -11,6 +11,7 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import CollapseRecord
 from lacoot_deploy.workflow.collapsing import read_plan
 from lacoot_deploy.workflow.measuring import PRODUCER
+from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 
 if TYPE_CHECKING:
     from lacoot_deploy.training.run import Progress
@@ -33,6 +34,7 @@ class HealSummary(BaseModel):
         dense_val_accuracy: Accuracy of the network that was cut, on validation images in percent.
         cut_val_accuracy: That of the cut network before the fine-tuning.
         val_accuracy: And after it.
+        merge: Where the fine-tuning made activations linear in rounds too: what the linear operators became.
     """
 
     schema_version: int = 1
@@ -46,6 +48,7 @@ class HealSummary(BaseModel):
     dense_val_accuracy: float | None
     cut_val_accuracy: float | None
     val_accuracy: float
+    merge: MergeSummary | None = None
 
 
 def heal(
@@ -60,7 +63,8 @@ def heal(
     """Cut a trained network by a plan and fine-tune what is left, with the dense network as its teacher.
 
     The repairs of the plan become layers that learn with the rest. Before the first step the network is found equal
-    to the ONNX file that `collapse` makes by the same plan.
+    to the ONNX file that `collapse` makes by the same plan. With `method=easier` or another method of rounds among the
+    overrides activations become linear afterwards, and what can be is merged.
 
     Args:
         run: The folder of a training run, or its checkpoint.
@@ -123,6 +127,7 @@ def heal(
     )
     result = train(recipe, Path(out), resume=resume, progress=progress, start=start)
     done = result.manifest.history[-1]
+    merge = None if recipe.method == "lacoot" else merge_run(result, recipe)
     return HealSummary(
         run=str(result.folder),
         model=str(result.model),
@@ -134,4 +139,5 @@ def heal(
         dense_val_accuracy=done.accuracy_before,
         cut_val_accuracy=done.accuracy_after,
         val_accuracy=result.val_accuracy,
+        merge=merge,
     )

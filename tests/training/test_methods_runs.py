@@ -294,3 +294,14 @@ def test_a_recipe_read_back_is_the_same() -> None:
         assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
         assert recipe.penalty == 0
     assert np.isclose(load_recipe(None, ["method=easier"]).epochs, 50)
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_a_compiled_network_is_that_of_the_eager_one(tmp_path: Path) -> None:
+    # Hooks put on a compiled network may never be called.
+    scores = []
+    for compiled in (False, True):
+        result = train(recipe_of(CASES["tlc"], rounds=1, compile=compiled), tmp_path / str(compiled))
+        assert result.rounds is not None
+        scores.append(result.rounds.records[1].scores)
+    assert scores[1] == pytest.approx(scores[0], rel=0.05, abs=0.02)

@@ -16,10 +16,13 @@ from lacoot_deploy.errors import UsageError, VerificationError
 from lacoot_deploy.graph.costs import model_costs
 from lacoot_deploy.graph.io import fingerprint, load_model
 from lacoot_deploy.manifest import read_manifest
+from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training import export as export_module
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.finish import restore_run
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.workflow.collapsing import collapse
+from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.healing import heal
 from lacoot_deploy.workflow.training import TrainSummary, train
 
@@ -144,3 +147,33 @@ def test_the_command_tells_what_went(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [r["round"] for r in document["rounds"]] == [0, 1, 2]
     assert run(["train", str(recipe), "-o", str(tmp_path / "b"), "--set", "zeta=0.2"]) == 3
     assert "zeta belongs to nepenthe, and the method is easier." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_both_families_one_after_the_other_leave_one_history(tmp_path: Path) -> None:
+    dense = Recipe(
+        model_args={"widths": [4, 8], "blocks": [2, 2]}, epochs=2, val_fraction=0.2, warmup=0, measure_samples=32,
+        penalty=0.0, device="cpu",
+    )  # fmt: skip
+    train(dense, tmp_path / "dense")
+    digits = DataOptions("digits", split="val")
+    plan = tmp_path / "plan.json"
+    collapse(
+        tmp_path / "dense" / "model.onnx",
+        limit=Limit(count=1),
+        data=digits,
+        dry_run=True,
+        plan_out=plan,
+        repair="none",
+    )
+    # Blocks first, then activations, in PyTorch.
+    overrides = ("method=easier", "epochs=1", "round_epochs=1", "rounds=2", "max_drop=100")
+    healed = heal(tmp_path / "dense", plan, tmp_path / "healed", overrides=overrides)
+    assert healed.merge is not None
+    assert len(healed.merge.linear) == 2
+    # And a further block out of what that left, in ONNX.
+    collapse(healed.model, tmp_path / "short.onnx", limit=Limit(count=1), data=digits)
+    manifest = read_manifest(load_model(tmp_path / "short.onnx"))
+    assert manifest is not None
+    assert [(len(r.blocks), len(r.linearised)) for r in manifest.history] == [(1, 0), (0, 2), (1, 0)]
+    assert logits(tmp_path / "short.onnx", np.zeros((2, 1, 8, 8), np.float32)).shape == (2, 10)

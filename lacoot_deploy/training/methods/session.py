@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.files import atomic_write_text
@@ -112,7 +113,7 @@ class RoundsSession(Session):
             self._finish_round()
             began = time.perf_counter()
             if self.rounds.judge(self._accuracy(), self.plain):
-                change = self.rounds.change(self.plain, self.trainer, self.train_images)
+                change = self.rounds.change(self._watchable(), self.trainer, self.train_images)
                 self.state.stopped = change.finished
             self._tell_round()
             if self.state.stopped is None:
@@ -177,6 +178,18 @@ class RoundsSession(Session):
             self._save(number)
             self.progress.epoch(report)
             self.reports.append(report)
+
+    def _watchable(self) -> nn.Module:
+        """The network just trained, in a form that hooks and changed modules take effect in: not compiled."""
+        if not self.recipe.compile:
+            plain: nn.Module = self.plain
+            return plain
+        twin = self.rounds.build(**self.sizes)
+        restore_weights(twin, self.plain.state_dict())
+        format_ = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        twin.to(self.accelerator.device, memory_format=format_)  # type: ignore[call-overload]
+        twin.eval()
+        return twin
 
     def _accuracy(self) -> float:
         """Validation accuracy after the round."""
