@@ -138,7 +138,11 @@ def train(
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the CPU and its threads."""
+    """The device in words: the GPU's name, or the CPU and its threads.
+
+    Args:
+        device: Where a run computes.
+    """
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
     return f"the CPU ({torch.get_num_threads()} threads)"

@@ -293,7 +293,11 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def trim_metrics(path: Path, epochs: int) -> list[EpochReport]:
-    """Drop lines of epochs that no checkpoint holds, and give back the rest."""
+    """Drop lines of epochs that no checkpoint holds, and give back the rest.
+
+    Raises:
+        InputError: The file lacks epochs that the checkpoint holds.
+    """
     reports: list[EpochReport] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -59,6 +59,27 @@ def test_mobilenets_clip_is_known() -> None:
     assert not any(site.after_add for site in found.sites)
 
 
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 6, 3, padding=1), nn.Conv1d(6, 6, 3, padding=1)
+        self.inner, self.outer = nn.SiLU(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.outer(x + self.second(self.inner(x)) * 2).mean(2)
+
+
+def test_channels_behind_an_addition_are_those_of_what_was_added() -> None:
+    found = find_activations(Sequences(), torch.randn(2, 2, 9))
+    assert [(s.path, s.channels, s.axis, s.after_add) for s in found.sites] == [
+        ("inner", 6, 1, False),
+        ("outer", 6, 1, True),
+    ]
+    # Its input is read by the addition as well, its value by one convolution alone.
+    assert [(s.producer, s.consumer) for s in found.sites] == [("first", "second"), (None, None)]
+
+
 class Careless(nn.Module):
     def __init__(self) -> None:
         super().__init__()

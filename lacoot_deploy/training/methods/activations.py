@@ -91,7 +91,7 @@ class _Call:
 
     owner: str
     name: str
-    reads: frozenset[int]
+    reads: tuple[int, ...]
     made: int
 
 
@@ -131,7 +131,7 @@ class _Trace(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         results = output if isinstance(output, tuple | list) else (output,)
-        reads = frozenset(id(value) for value in _tensors((*args, *(kwargs or {}).values())))
+        reads = tuple(id(value) for value in _tensors((*args, *(kwargs or {}).values())))
         for made in _tensors(results):
             self._kept.append(made)
             # Not what hands its argument on, as dropout does; but in-place activations count.
@@ -200,8 +200,8 @@ def _site(
     ):
         producer = maker.owner
     made_by = makers.get(id(value))
-    convolved = value.dim() > 2 and isinstance(modules.get(producer or norm or ""), (*CONVOLUTIONS, *NORMS))
-    axis = 1 if convolved or (producer is None and norm is None and value.dim() == 4) else -1
+    nearest = modules.get(producer or norm or _nearest(id(value), modules, makers))
+    axis = 1 if value.dim() > 2 and isinstance(nearest, (*CONVOLUTIONS, *NORMS)) else -1
     module = modules[path]
     kind = type(module.activation if isinstance(module, Slope) else module)
     return Site(
@@ -215,6 +215,20 @@ def _site(
         consumer=_consumer(path, modules, trace, output),
         after_add=made_by is not None and made_by.name in ("add", "add_", "__add__", "__iadd__", "__radd__"),
     )
+
+
+def _nearest(value: int, modules: dict[str, nn.Module], makers: dict[int, _Call]) -> str:
+    """Path of the nearest layer with weights that a value comes from, which tells where its channels lie."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        call = makers.get(waiting.pop(0))
+        if call is None or call.made in seen:
+            continue
+        seen.add(call.made)
+        if isinstance(modules[call.owner], (*WEIGHTED, *NORMS)):
+            return call.owner
+        waiting += call.reads
+    return ""
 
 
 def _consumer(path: str, modules: dict[str, nn.Module], trace: _Trace, output: torch.Tensor) -> str | None:
