@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.collapsing import collapse
     from lacoot_deploy.workflow.comparing import compare
     from lacoot_deploy.workflow.data import DataOptions
+    from lacoot_deploy.workflow.healing import heal
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.linearising import LineariseOptions
     from lacoot_deploy.workflow.measuring import measure
@@ -38,6 +39,7 @@ _PLACES = {
     "compare": ("lacoot_deploy.workflow.comparing", "compare"),
     "doctor": ("lacoot_deploy.runtime.doctor", "diagnose"),
     "export": ("lacoot_deploy.workflow.training", "export"),
+    "heal": ("lacoot_deploy.workflow.healing", "heal"),
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
@@ -56,6 +58,7 @@ __all__ = [
     "compare",
     "doctor",
     "export",
+    "heal",
     "inspect",
     "measure",
     "report",

@@ -39,7 +39,11 @@ Entry = tuple[onnx.NodeProto, tuple[str, ...], tuple[str, ...]]
 
 
 def sorted_nodes(graph: onnx.GraphProto) -> list[Entry]:
-    """Nodes, operands and results in topological order: the file's own where it is one, else a stable sort of it."""
+    """Nodes, operands and results in topological order: the file's own where it is one, else a stable sort of it.
+
+    Raises:
+        InputError: Two nodes compute one value, or nodes wait for each other in a circle.
+    """
     nodes = [(node, tuple(node.input), tuple(node.output)) for node in graph.node]
     made: dict[str, int] = {}
     for i, (_, _, results) in enumerate(nodes):

@@ -63,7 +63,11 @@ def times(value: float, ci95: tuple[float, float]) -> tuple[str, str, str]:
 
 
 def headline(document: ReportDocument) -> str:
-    """The answer in one or two sentences."""
+    """The answer in one or two sentences.
+
+    Args:
+        document: The report.
+    """
     answer = document.answer
     if answer is None:
         return "Nothing has been cut from this network yet."

@@ -27,6 +27,9 @@ def padded_batches(
 
     With a fixed batch size a short last batch is filled up with its last sample; what comes out for the filling
     is to be dropped.
+
+    Raises:
+        InputError: The batch size is below 1.
     """
     size = fixed or batch_size
     if size < 1:

@@ -54,7 +54,11 @@ class Limit:
         }
 
     def keeps(self, dense: Quality, after: Quality) -> bool:
-        """Whether a network is within the limit, as far as the limit is one on quality."""
+        """Whether a network is within the limit, as far as the limit is one on quality.
+
+        Raises:
+            UsageError: The limit is a drop, and the outputs are no class scores.
+        """
         if self.max_drop is not None:
             if dense.score is None or after.score is None:
                 raise UsageError(NO_CLASSES)
@@ -70,6 +74,10 @@ def stop_rule(limit: Limit, dense: Quality) -> Callable[[Quality, Callable[[], f
     Args:
         limit: How far to go.
         dense: Quality of the network that nothing was taken from.
+
+    Raises:
+        UsageError: When the rule is asked: the limit is a drop and the outputs are no class scores, or it is a speed-up
+            and none was measured.
     """
     taken = 0
 

@@ -99,6 +99,9 @@ def search(
         greedy: Whether to score again after every step; else the first order holds.
         speedup: Measures how many times as fast a network is; needed for `min_speedup`.
         progress: Called with (done, total, what).
+
+    Raises:
+        NothingToCollapseError: Fewer activations than asked for can be made linear.
     """
     if limit.count is not None and limit.count > len(able):
         raise NothingToCollapseError(

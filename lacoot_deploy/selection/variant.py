@@ -53,7 +53,11 @@ class Variant:
 
 
 def apply_repair(repair: Repair, value: NDArray[Any]) -> NDArray[Any]:
-    """T(x) on an array, in its own dtype."""
+    """T(x) on an array, in its own dtype.
+
+    Raises:
+        InputError: The repair holds neither matrix nor scale.
+    """
     if repair.matrix is not None and repair.axis == 1 and value.ndim > 2:
         rows = repair.matrix.astype(value.dtype) @ value.reshape(*value.shape[:2], -1)
         rows += repair.shift.astype(value.dtype)[:, None]

@@ -23,6 +23,10 @@ def affine_map(x: ChannelMoments, y: ChannelMoments) -> tuple[Float64, Float64]:
 
     T(x) = mean_y + (sigma_y / sigma_x) (x - mean_x). A channel that is constant in x is sent to mean_y (scale 0).
 
+    Args:
+        x: Moments of what comes in, per channel.
+        y: Moments of what it is to become.
+
     Raises:
         UsageError: The numbers of channels differ, or a side is empty.
     """

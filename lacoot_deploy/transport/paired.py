@@ -36,6 +36,10 @@ def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
 
     A sample that is zero on both sides counts as unchanged, one that is zero on one side as orthogonal.
 
+    Args:
+        x: Samples, [N, ...].
+        y: Their images, of the same shape.
+
     Raises:
         UsageError: Shapes differ.
     """

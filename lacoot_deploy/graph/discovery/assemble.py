@@ -61,7 +61,11 @@ def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Surve
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
-    """Main-graph values whose shapes decide about a block and are not known; see `graph.shapes.undecided_values`."""
+    """Main-graph values whose shapes decide about a block and are not known; see `graph.shapes.undecided_values`.
+
+    Args:
+        model: The model, indexed.
+    """
     main = next(iter(_assemblers(model, None)))
     main.blocks("block")
     main.blocks("unit")
