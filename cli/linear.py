@@ -217,11 +217,6 @@ def show_linearised(result: CollapseResult) -> None:
                 for merge in weighty
             ],
         )
-    folded = len(pairs) - len(weighty)
-    if folded:
-        say(
-            f"{_pairs(folded)} of them {'is a map' if folded == 1 else 'are maps'} per channel, folded for nothing."
-        )
     for merge in result.merges:
         if merge.reason is not None:
             what = f"{merge.first} + {merge.second}" if merge.second else merge.first

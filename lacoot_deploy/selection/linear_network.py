@@ -16,8 +16,8 @@ from lacoot_deploy.graph.linear import Activation, Linearisation, linearise
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.graph.walk import defined_values
 from lacoot_deploy.runtime.activation_statistics import ActivationMoments, Watched, activation_moments
-from lacoot_deploy.runtime.evaluate import predict
-from lacoot_deploy.runtime.sessions import open_session
+from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_batches, predict
+from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
@@ -47,16 +47,19 @@ class Runtime:
         """Where external weights lie."""
         return None if self.source is None else self.source.parent
 
-    def outputs(self, model: onnx.ModelProto, samples: Samples) -> Outputs:
-        """The outputs of a model for all samples."""
-        session = open_session(
+    def session(self, model: onnx.ModelProto) -> Session:
+        """A session of a model."""
+        return open_session(
             model,
             provider=self.provider,
             threads=self.threads,
             source=self.source,
             label="The plan's model",
         )
-        return predict(session, samples)
+
+    def outputs(self, model: onnx.ModelProto, samples: Samples) -> Outputs:
+        """The outputs of a model for all samples."""
+        return predict(self.session(model), samples)
 
 
 class LinearNetwork:
@@ -129,29 +132,64 @@ class LinearNetwork:
         items: Items,
         left: Sequence[Activation],
         *,
+        last: Mapping[str, float] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, float]:
         """Scores of the activations that are left, by name; the lowest goes first.
 
         Those whose values cannot be read in this network are left out.
+
+        Args:
+            criterion: `entropy`, `gaussian`, `slope` or `output`.
+            items: What is linear already.
+            left: The activations to score.
+            last: Scores of an earlier network, where only the lowest score is wanted: with `output`, those that looked
+                best go first, and whatever is sure to be worse than the best so far is infinite.
+            progress: Called with the activations done and all of them.
         """
         if criterion == "output":
-            maps = self.maps(items, left)
-            found = {}
-            for number, activation in enumerate(left):
-                if progress is not None:
-                    progress(number, len(left))
-                if activation.name not in maps:
-                    continue
-                quality = self.quality((*items, maps[activation.name]))
-                found[activation.name] = quality.drift if quality.divergence is None else quality.divergence
-            return found
+            return self._trials(items, left, last, progress)
         moments = self._moments(items, left, self.all_samples, target=None)
         return {
             activation.name: self._score(criterion, activation, moments[activation.name])
             for activation in left
             if activation.name in moments
         }
+
+    def _trials(
+        self,
+        items: Items,
+        left: Sequence[Activation],
+        last: Mapping[str, float] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, float]:
+        maps = self.maps(items, left)
+        tried = [activation for activation in left if activation.name in maps]
+        if last is not None:
+            tried.sort(key=lambda activation: last.get(activation.name, np.inf))
+        found: dict[str, float] = {}
+        for number, activation in enumerate(tried):
+            if progress is not None:
+                progress(number, len(tried))
+            bound = min(found.values(), default=None) if last is not None else None
+            found[activation.name] = self._trial((*items, maps[activation.name]), bound)
+        return found
+
+    def _trial(self, items: Items, bound: float | None) -> float:
+        """Mean divergence of the outputs from the unchanged network's; infinite as soon as it is above the bound.
+
+        What a sample costs is never negative, so the sum over the samples so far can only grow.
+        """
+        session = self.runtime.session(self.network(items))
+        count, total = len(self.choose_samples), 0.0
+        for start, real, feeds in padded_batches(
+            self.choose_samples, DEFAULT_BATCH, fixed_batch(session.inputs)
+        ):
+            outputs = {name: values[:real] for name, values in session.run(feeds).items()}
+            total += float(self._judge.costs(outputs, start=start, labels=False).sum())
+            if bound is not None and total > bound * count:
+                return float("inf")
+        return total / count
 
     def _score(self, criterion: str, activation: Activation, moments: ActivationMoments) -> float:
         if criterion == "entropy":

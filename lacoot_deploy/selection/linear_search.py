@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
@@ -113,6 +114,7 @@ def search(
     items: Items = ()
     left = list(able)
     scores: dict[str, float] = {}
+    last: dict[str, float] = {}
     while left:
         if greedy or not path:
             scores = network.scores(
@@ -124,6 +126,8 @@ def search(
         if not left:
             break
         best = min(left, key=lambda activation: (scores[activation.name], network.place[activation.name]))
+        # A score that was given up says less than the one before.
+        last |= {name: score for name, score in scores.items() if np.isfinite(score)}
         left.remove(best)
         items = extended(network, items, best)
         path.append(LinearStep(best.name, scores[best.name], network.quality(items), items))

@@ -140,6 +140,18 @@ def test_a_speedup_ends_the_search_when_it_is_reached(network) -> None:
     assert len(path) == len(seen) == 2
 
 
+def test_giving_up_a_trial_early_changes_no_choice(network) -> None:
+    prepared_network, _ = prepared(network)
+    whole = prepared_network.scores("output", (), network[1])
+    guess = {name: -score for name, score in whole.items()}
+    bounded = prepared_network.scores("output", (), network[1], last=guess)
+    assert min(bounded, key=bounded.__getitem__) == min(whole, key=whole.__getitem__)
+    finite = {name: score for name, score in bounded.items() if np.isfinite(score)}
+    assert finite == {name: whole[name] for name in finite}
+    quality = prepared_network.quality(search.extended(prepared_network, (), network[1][0]))
+    assert whole[network[1][0].name] == pytest.approx(quality.divergence, rel=1e-6)
+
+
 def test_a_search_without_a_gain_says_why(network) -> None:
     activations = network[1]
     assert search.candidates(activations, every=False, merge="cheaper", inexact=False) == list(activations)

@@ -268,13 +268,13 @@ def _connected(editor: Editor, first: Connected, second: Connected) -> Fusion | 
     biased = own is not None or theirs is not None
     merged = first.features * second.outputs
     rows = max(first.positions, second.positions)
-    dtype = weight_of(editor, first).dtype
 
     def apply() -> onnx.NodeProto | None:
         matrix = matrix_of(editor, second)
         bias = None
         if biased:
             bias = _filled(theirs, second.outputs) + _filled(own, first.outputs) @ matrix
+        dtype = weight_of(editor, first).dtype
         product = algebra.product_of(matrix_of(editor, first, double=False), matrix, dtype)
         return store_matrix(editor, first, product, bias, output=second.output, absorbed=second)
 
