@@ -103,7 +103,7 @@ class Mlp(nn.Module):
     """Linear layers with ReLU between them, on the pixels of an image in a row."""
 
     def __init__(
-        self, *, classes: int, channels: int, pixels: int = 64, hidden: Sequence[int] = (256, 256, 256)
+        self, *, classes: int, channels: int, pixels: int = 1024, hidden: Sequence[int] = (256, 256, 256)
     ) -> None:
         """Build it.
 

@@ -23,7 +23,8 @@ from lacoot_deploy.bench import bench
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.io import load_model, save_model
+from lacoot_deploy.graph.linear import merge_linear
 from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
@@ -52,7 +53,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]
         None,
     ),
     "MLP": (
-        SGD | {"model": "mlp", "model_args": {"hidden": [256, 256, 256]}, "epochs": 30},
+        SGD | {"model": "mlp", "model_args": {"pixels": 64, "hidden": [256, 256, 256]}, "epochs": 30},
         {"round_epochs": 8, "round_lr": 0.02},
         None,
     ),
@@ -192,11 +193,14 @@ def scratch_row(table: Table, network: str, row: dict[str, Any], dense: Path) ->
     key = "without" if row["method"] == "lacoot" else "linear"
     shallow = settings | {key: row["removed"], "epochs": row["epochs"], "penalty": 0.0}
     folder, done = table.run(network, f"scratch of {row['method']}", shallow)
+    merged = folder / "merged.onnx"
+    save_model(merge_linear(load_model(folder / "model.onnx")).model, merged)
     table.add({
         "network": network, "method": f"scratch of {row['method']}", "removed": row["removed"],
-        "before": costs_of(folder / "model.onnx"), "after": row["after"], "model": None, "unmerged": None,
+        "before": costs_of(folder / "model.onnx"), "after": costs_of(merged),
+        "model": str(merged.relative_to(table.runs)), "unmerged": str((folder / "model.onnx").relative_to(table.runs)),
         "epochs": row["epochs"], "seconds": done.seconds,
-    } | judged(dense, folder / "model.onnx"))  # fmt: skip
+    } | judged(dense, merged))  # fmt: skip
 
 
 def add_latencies(table: Table, seconds: float) -> None:

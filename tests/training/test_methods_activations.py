@@ -110,7 +110,7 @@ def test_activations_that_no_module_stands_for_are_refused_with_the_reason() -> 
 
 
 def test_edits_are_replayed_in_order() -> None:
-    model, _ = found_in("mlp", hidden=[8, 8, 8])
+    model, _ = found_in("mlp", pixels=64, hidden=[8, 8, 8])
     apply_edits(
         model,
         [

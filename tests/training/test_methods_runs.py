@@ -21,7 +21,7 @@ from lacoot_deploy.training.run import Progress, TrainResult, train
 
 MLP: dict[str, Any] = {
     "model": "mlp",
-    "model_args": {"hidden": [16, 12, 16]},
+    "model_args": {"pixels": 64, "hidden": [16, 12, 16]},
     "limit": 400,
     "val_fraction": 0.2,
     "epochs": 2,

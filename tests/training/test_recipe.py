@@ -23,7 +23,8 @@ def test_the_digits_file_is_the_default() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
-    assert load_recipe(path).epochs >= 1
+    recipe = load_recipe(path)
+    assert recipe.epochs >= 1 or recipe.weights is not None
 
 
 def test_overrides_are_read_as_toml_and_else_as_text() -> None:

@@ -29,7 +29,7 @@ from lacoot_deploy.workflow.training import TrainSummary, train
 RECIPE = Recipe(
     method="easier",
     model="mlp",
-    model_args={"hidden": [64, 48, 64]},
+    model_args={"pixels": 64, "hidden": [64, 48, 64]},
     limit=400,
     val_fraction=0.2,
     epochs=2,
@@ -134,7 +134,7 @@ def test_the_command_tells_what_went(tmp_path: Path, capsys: pytest.CaptureFixtu
     recipe, out = tmp_path / "easier.toml", str(tmp_path / "run")
     recipe.write_text(
         'method = "easier"\nmodel = "mlp"\nlimit = 400\nval_fraction = 0.2\nepochs = 1\nrounds = 2\nmax_drop = 100\n'
-        "warmup = 0\n[model_args]\nhidden = [64, 48]\n"
+        "warmup = 0\n[model_args]\npixels = 64\nhidden = [64, 48]\n"
     )
     assert run(["train", str(recipe), "-o", out, "-q"]) == 0
     said = capsys.readouterr().out
