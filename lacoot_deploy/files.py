@@ -50,7 +50,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder cannot be made.
     """
-    prefix = "." + target.name.encode()[:100].decode(errors="ignore") + "."
+    prefix = "." + os.fsencode(target.name)[:100].decode(errors="ignore") + "."
     _remove_left_over(target.parent, prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=STAGING_SUFFIX, dir=target.parent))

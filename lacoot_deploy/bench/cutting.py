@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lacoot_deploy.errors import InputError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -93,8 +95,16 @@ def read_profile(
         model: That model.
         owners: The block of each node.
         runs: The last so many runs count; the ones before were warm-up.
+
+    Raises:
+        InputError: The profile is cut short.
     """
-    events = json.loads(path.read_text())
+    try:
+        events = json.loads(path.read_text())
+    except ValueError:
+        raise InputError(
+            f"ONNX Runtime's profile of the model is cut short; there may be no space left for it in {path.parent}."
+        ) from None
     names = {node.name: i for i, node in enumerate(model.graph.node)}
     names |= {output: i for i, node in enumerate(model.graph.node) for output in node.output if output}
     by_run: list[list[tuple[str, float]]] = []

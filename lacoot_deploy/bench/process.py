@@ -75,4 +75,6 @@ def _died(code: int, log: Path, request: Request) -> LacootError:
         )
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     said = lines[-1] if lines else "it left no message"
-    return LacootError(f"The process that measured {names} ended with code {code}: {said}")
+    # What the system refuses, a full disk mostly, is no fault of the program.
+    kind = InputError if "[Errno" in said else LacootError
+    return kind(f"The process that measured {names} ended with code {code}: {said}")

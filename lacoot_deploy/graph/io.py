@@ -201,7 +201,7 @@ def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> 
             f"{target} is the input itself; give another output, the input is never overwritten."
         )
     if external:
-        data = target.with_name(f"{target.name}.data")
+        data = _data_file(target)
         for tensor in external_tensors(model):
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             for written in (data, target):
@@ -211,8 +211,13 @@ def _check_target(target: Path, source: Path | None, model: onnx.ModelProto) -> 
                     )
 
 
+def _data_file(target: Path) -> Path:
+    """Where external weights go; the model names that file, so its name is text though the target's is not."""
+    return target.with_name(os.fsencode(target.name).decode(errors="replace") + ".data")
+
+
 def _write(model: onnx.ModelProto, target: Path, source: Path | None, folder: Path) -> None:
-    staged, data = folder / target.name, target.with_name(f"{target.name}.data")
+    staged, data = folder / target.name, _data_file(target)
     external = source is not None and any(True for _ in external_tensors(model))
     shipped = model
     if external and source is not None:

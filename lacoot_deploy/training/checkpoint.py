@@ -99,7 +99,12 @@ def save_checkpoint(
     rounds: MethodState | None = None,
     good: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        InputError: It cannot be written; the one that was there stays.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"model/{name}": value for name, value in weights.items()}
@@ -120,7 +125,10 @@ def save_checkpoint(
     # safetensors refuses tensors that share memory, as tied weights do: each name gets its own copy.
     owned = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with atomic_path(target) as temporary:
-        save_file(owned, str(temporary), metadata={CHECKPOINT_KEY: header.model_dump_json()})
+        try:
+            save_file(owned, str(temporary), metadata={CHECKPOINT_KEY: header.model_dump_json()})
+        except SafetensorError as error:
+            raise InputError(f"Cannot write {target}: {error}.") from None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
