@@ -14,8 +14,9 @@ from .render import print_json, say
 @click.command("export")
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The ONNX file to write.")
+@click.option("--trust", is_flag=True, help="Import the python: model that the checkpoint names.")
 @output_options
-def command(checkpoint: Path, output: Path, as_json: bool, verbose: int, quiet: bool) -> None:
+def command(checkpoint: Path, output: Path, trust: bool, as_json: bool, verbose: int, quiet: bool) -> None:
     """Export a checkpoint to ONNX, checked against PyTorch.
 
     CHECKPOINT is a run folder of `train` or the checkpoint file in it. The manifest (block
@@ -28,7 +29,7 @@ def command(checkpoint: Path, output: Path, as_json: bool, verbose: int, quiet: 
     from lacoot_deploy.workflow.training import export
 
     with progress(quiet=quiet, what="exporting"):
-        summary = export(checkpoint, output)
+        summary = export(checkpoint, output, trust=trust)
     if as_json:
         print_json(summary)
         return

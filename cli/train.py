@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Fine-tune what this plan leaves of the run given as RECIPE.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
+@click.option("--trust", is_flag=True, help="With --heal: import the python: model that the run names.")
 @output_options
 def command(
     recipe: Path | None,
@@ -40,6 +41,7 @@ def command(
     settings: tuple[str, ...],
     plan_file: Path | None,
     resume: bool,
+    trust: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -66,7 +68,7 @@ def command(
       lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
     """
     if plan_file is not None:
-        _heal(recipe, plan_file, out, settings, resume, as_json=as_json, verbose=verbose, quiet=quiet)
+        _heal(recipe, plan_file, out, settings, resume, trust, as_json=as_json, verbose=verbose, quiet=quiet)
         return
     from lacoot_deploy.workflow.training import is_main_process, train
 
@@ -107,6 +109,7 @@ def _heal(
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
+    trust: bool,
     *,
     as_json: bool,
     verbose: int,
@@ -119,7 +122,7 @@ def _heal(
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
     with progress(quiet=quiet, what="preparing") as told:
         reporter = _reporter(told, quiet=quiet)
-        summary = heal(run, plan_file, out, overrides=settings, resume=resume, progress=reporter)
+        summary = heal(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
     if not is_main_process():
         return
     if as_json:

@@ -5,10 +5,46 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from lacoot_deploy.errors import InputError, UsageError
+
+_LOADED: set[str] = set()
+_TRUSTED: ContextVar[bool] = ContextVar("_TRUSTED", default=False)
+
+
+@contextmanager
+def trusting(trust: bool) -> Iterator[None]:
+    """Say whether functions that files name, not the user, may be imported in this block."""
+    token = _TRUSTED.set(trust)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def check_trust(target: str, origin: str) -> None:
+    """Refuse a function that a file names, unless the user has said so or has named the very same one before.
+
+    Not even functions of modules that are imported anyway: `torch.hub.load` and its like run what they are given.
+
+    Args:
+        target: As for `load_function`; names of other forms name no function and pass.
+        origin: The file, as messages call it.
+
+    Raises:
+        UsageError: It would run code of the file's choice.
+    """
+    if not target.startswith("python:"):
+        return
+    if not _TRUSTED.get() and target.removeprefix("python:") not in _LOADED:
+        raise UsageError(
+            f"{origin} names the function {target!r}, and loading it runs code that you have not chosen: look at it, "
+            f"then give --trust."
+        )
 
 
 def load_function(target: str, what: str) -> Callable[..., Any]:
@@ -35,5 +71,6 @@ def load_function(target: str, what: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise InputError(f"{module_name} has no function {function_name!r}.")
+    _LOADED.add(f"{module_name}:{function_name}")
     loaded: Callable[..., Any] = function
     return loaded

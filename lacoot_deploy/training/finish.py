@@ -22,6 +22,7 @@ from lacoot_deploy.training.measure import measure_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.weights import restore_weights
+from lacoot_deploy.userfunctions import check_trust
 
 EXAMPLES = 8
 """About as many validation images are kept in a checkpoint, so that an export can be checked on real input anywhere."""
@@ -89,6 +90,7 @@ def restore_run(recorded: Checkpoint) -> tuple[torch.nn.Module, torch.Tensor]:
     """The network of a checkpoint in evaluation mode and real inputs for it, on the CPU."""
     header = recorded.header
     sizes = {"classes": len(header.classes), "channels": header.channels}
+    check_trust(recorded.recipe.model, "The checkpoint")
     model = build_model(recorded.recipe, **sizes, edits=recorded.edits)
     restore_weights(model, recorded.weights)
     model.eval()

@@ -26,6 +26,7 @@ from lacoot_deploy.training.methods.layers import Slope
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.weights import load_weights, restore_weights
+from lacoot_deploy.userfunctions import check_trust
 
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.json"
@@ -173,6 +174,7 @@ class Session:
                 f"size, val_fraction and limit give the same."
             )
         sizes = {"classes": len(theirs.classes), "channels": theirs.channels}
+        check_trust(recorded.recipe.model, f"The teacher {path}")
         model = build_model(recorded.recipe, **sizes, edits=recorded.edits)
         restore_weights(model, recorded.weights)
         model.eval().requires_grad_(False)

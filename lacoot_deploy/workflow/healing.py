@@ -58,6 +58,7 @@ def heal(
     *,
     overrides: tuple[str, ...] = (),
     resume: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> HealSummary:
     """Cut a trained network by a plan and fine-tune what is left, with the dense network as its teacher.
@@ -72,6 +73,7 @@ def heal(
         out: The folder of the new run.
         overrides: `key=value` settings; by default those of the run with half of its learning rate, for 3 epochs.
         resume: Go on with an interrupted run.
+        trust: Whether a function of `python:module:function` that the run's checkpoint names may be imported.
         progress: Is told about epochs and notes.
 
     Raises:
@@ -90,6 +92,7 @@ def heal(
     from lacoot_deploy.training.recipe import apply_overrides, check_recipe
     from lacoot_deploy.training.run import train
     from lacoot_deploy.training.session import Start
+    from lacoot_deploy.userfunctions import trusting
 
     for text in overrides:
         key = text.partition("=")[0].partition(".")[0].strip()
@@ -104,7 +107,8 @@ def heal(
             f"{run} was trained with method {recorded.recipe.method}, whose network cannot be healed after a cut; "
             f"collapse its model.onnx, or cut and heal a lacoot run."
         )
-    _, found, example = load_run(recorded)
+    with trusting(trust):
+        _, found, example = load_run(recorded)
     cuts, _ = resolve_plan(plan, found.blocks)
     refits = resolve_refits(plan, found.blocks)
     settings = healing_settings(recorded, cut_settings(cuts, found.exported), refits, str(run))

@@ -205,14 +205,16 @@ def _folder(spec: str) -> str:
     return "" if parent in ("", ".") else parent.rstrip("/") + "/"
 
 
-def export(checkpoint: str | Path, output: str | Path) -> ExportSummary:
+def export(checkpoint: str | Path, output: str | Path, *, trust: bool = False) -> ExportSummary:
     """Export a checkpoint to ONNX with its manifest, checked against PyTorch before it is written.
 
     Args:
         checkpoint: A run folder or a checkpoint file in one.
         output: The ONNX file to write.
+        trust: Whether a function of `python:module:function` that the checkpoint names may be imported.
 
     Raises:
+        UsageError: The checkpoint names one and is not trusted.
         InputError: The checkpoint cannot be used or the output cannot be written.
         VerificationError: The exported model's outputs differ from PyTorch's.
     """
@@ -220,12 +222,14 @@ def export(checkpoint: str | Path, output: str | Path) -> ExportSummary:
     from lacoot_deploy.files import check_target
     from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
     from lacoot_deploy.training.finish import export_checkpoint
+    from lacoot_deploy.userfunctions import trusting
 
     checkpoint, output = Path(checkpoint), Path(output)
     check_target(output, inputs=[checkpoint, checkpoint / CHECKPOINT_NAME])
     if not checkpoint.exists():
         raise InputError(f"{checkpoint} does not exist; give a run folder or its checkpoint file.")
-    manifest, drift = export_checkpoint(checkpoint, output)
+    with trusting(trust):
+        manifest, drift = export_checkpoint(checkpoint, output)
     return ExportSummary(
         checkpoint=str(checkpoint),
         model=str(output),
