@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import split_names
-from .render import count, say, significant, table
+from .render import PLAIN_WIDTH, count, say, significant, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Limit
@@ -21,8 +21,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 ACTIVATION_CRITERIA = ("entropy", "gaussian", "slope")
 """Those that score activations only; `output` scores both."""
-
-WIDEST_NAME = 30
 
 
 def linear_options(function: _F) -> _F:
@@ -102,24 +100,25 @@ def show_activations(inspection: ActivationInspection) -> None:
     exact = [entry for entry in found if entry.merges]
     gain = sum(entry.pays is True for entry in exact)
     plural = "" if len(found) == 1 else "s"
-    without = "Without none of them do the layers around it become one exactly:"
-    if exact:
-        fewer = "none" if not gain else str(gain)
-        without = (
-            f"Without it, the layers around {len(exact)} become one exactly, {fewer} of them for fewer "
-            f"multiply-adds and parameters:"
-        )
-    say(f"{len(found)} activation{plural}. {without}")
-    table(
-        [
-            ("activation", "left"),
-            ("kind", "left"),
-            ("MACs: two", "right"),
-            ("one", "right"),
-            ("as one", "left"),
-        ],
-        [_row(entry) for entry in found],
+    fewer = "none" if not gain else str(gain)
+    layers = (
+        f"Without them, the layers around {len(exact)} would be one exactly, around {fewer} for fewer multiply-adds "
+        f"and parameters:"
+        if exact
+        else "The layers around none of them would be one exactly:"
     )
+    say(f"{len(found)} activation{plural}. {layers}")
+    columns = [
+        ("activation", "left"),
+        ("kind", "left"),
+        ("MACs", "right"),
+        ("as one", "right"),
+        ("would be", "left"),
+    ]
+    rows = _shortened([heading for heading, _ in columns], [_row(entry) for entry in found])
+    table(columns, rows)
+    if any(row[0] != entry.name for row, entry in zip(rows, found, strict=True)):
+        say("Names that were cut stand in full in --json.")
     texts: dict[str, list[str]] = {}
     for entry in found:
         if entry.reason is not None:
@@ -129,21 +128,29 @@ def show_activations(inspection: ActivationInspection) -> None:
 
 
 def _row(entry: ActivationEntry) -> list[str]:
-    verdict = "exact, pays" if entry.pays else "exact, no gain" if entry.merges else "no"
-    if entry.merges and entry.pays is None:
-        verdict = "exact"
-    if entry.reason is not None:
-        verdict = entry.reason.code
-    name = entry.name
-    if len(name) > WIDEST_NAME:
-        name = "..." + name[3 - WIDEST_NAME :]
     return [
-        name,
+        entry.name,
         entry.kind,
         count(None if entry.before is None else entry.before.macs),
         count(None if entry.after is None else entry.after.macs),
-        verdict,
+        _verdict(entry),
     ]
+
+
+def _verdict(entry: ActivationEntry) -> str:
+    """What the layers around it would be as one, and whether that is exact and pays, or the code of the reason."""
+    if entry.reason is not None:
+        verdict = entry.reason.code
+    else:
+        verdict = {True: "pays", False: "no gain", None: "exact"}[entry.pays]
+    return verdict if entry.merged is None else f"{entry.merged}: {verdict}"
+
+
+def _shortened(headings: list[str], rows: list[list[str]]) -> list[list[str]]:
+    """The rows with names cut from the left so far that the table fits its 80 columns."""
+    others = list(zip(headings, *rows, strict=True))[1:]
+    room = PLAIN_WIDTH - sum(max(map(len, column)) + 3 for column in others)
+    return [[name if len(name) <= room else "..." + name[3 - room :], *rest] for name, *rest in rows]
 
 
 _MEANINGS = {
@@ -184,15 +191,15 @@ def show_linearised(result: CollapseResult) -> None:
                     "-" if score is None else f"{score:.2f}",
                 ]
             )
-        table(
-            [
-                ("linear activation", "left"),
-                ("now", "left"),
-                (plan.criterion or "score", "right"),
-                (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
-            ],
-            rows,
-        )
+        columns = [
+            ("linear activation", "left"),
+            ("now", "left"),
+            (plan.criterion or "score", "right"),
+            (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
+        ]
+        # Without data there is nothing to say but which.
+        width = len(columns) if plan.evidence.get("measured") else 2
+        table(columns[:width], [row[:width] for row in rows])
     if plan.merge is None:
         return
     pairs = [merge for merge in result.merges if merge.second]

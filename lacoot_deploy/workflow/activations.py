@@ -31,6 +31,7 @@ class ActivationEntry(BaseModel):
     second: str | None
     before: WorkEntry | None
     after: WorkEntry | None
+    merged: str | None
     merges: bool
     pays: bool | None
     reason: ReasonEntry | None
@@ -76,6 +77,7 @@ def inspect_activations(path: str | Path) -> ActivationInspection:
             second=activation.second,
             before=work(activation.before),
             after=work(activation.after),
+            merged=activation.merged,
             merges=activation.merges,
             pays=activation.pays,
             reason=None

@@ -230,7 +230,7 @@ def test_the_command_line_prints_80_columns_and_json(folder, tmp_path, capsys) -
 
     listed = shown("inspect", folder / "vgg.onnx", "--activations")
     assert max(map(len, listed.splitlines())) <= 80
-    assert "exact, pays" in listed
+    assert "Gemm: pays" in listed
     found = json.loads(shown("inspect", folder / "vgg.onnx", "--activations", "--json"))
     assert [entry["merges"] for entry in found["activations"]] == [False, True, True]
     arguments = [

@@ -48,6 +48,7 @@ class Activation:
         second: The linear operator behind it that would be merged; likewise.
         before: What the two take; None where they cannot be merged or it is not known.
         after: What they would take as one; likewise.
+        merged: What they would be as one, such as `Conv 5x5` or `Gemm`; None where they could not even inexactly.
         reason: Why the two could not be merged exactly; None where they could.
     """
 
@@ -67,6 +68,7 @@ class Activation:
     second: str | None
     before: Work | None
     after: Work | None
+    merged: str | None
     reason: Reason | None
 
     @property
@@ -156,6 +158,7 @@ class _Lister:
             second=around.second,
             before=around.before,
             after=around.after,
+            merged=around.merged,
             reason=around.reason,
         )
 

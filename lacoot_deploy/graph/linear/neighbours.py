@@ -8,6 +8,7 @@ import onnx
 
 from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.blocks import Reason
+from lacoot_deploy.graph.linear.algebra import compose_geometry
 from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.operators import (
     Connected,
@@ -38,6 +39,7 @@ class Neighbours:
         before_axis: Channel axis of its input, from the operator before it; None where that tells nothing.
         before: What the two take.
         after: What they would take as one.
+        merged: What they would be as one, such as `Conv 5x5` or `Gemm`; also where only an inexact merge is possible.
         reason: Why they would not be one.
     """
 
@@ -48,6 +50,7 @@ class Neighbours:
     before_axis: int | None = None
     before: Work | None = None
     after: Work | None = None
+    merged: str | None = None
     reason: Reason | None = None
 
 
@@ -100,8 +103,17 @@ def neighbours_of(editor: Editor, start: str, end: str, nodes: tuple[onnx.NodePr
         found,
         before=fusion.before if counted else None,
         after=fusion.after if counted else None,
+        merged=_merged(before.operator, behind.operator),
         reason=why,
     )
+
+
+def _merged(first: Operator, second: Operator) -> str:
+    """What two operators are as one, in a few words."""
+    if isinstance(first, Convolution) and isinstance(second, Convolution):
+        kernel = compose_geometry(first.geometry, second.geometry).kernel
+        return "Conv " + "x".join(str(size) for size in kernel)
+    return second.nodes[0].op_type
 
 
 def _axis_before(editor: Editor, value: str) -> int | None:
