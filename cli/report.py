@@ -91,6 +91,6 @@ def show(document: ReportDocument) -> None:
     """Print the answer of a report."""
     from lacoot_deploy.reports import answer_line
 
-    say(answer_line(document))
+    say(answer_line(document).replace("\N{NO-BREAK SPACE}", " "))
     if document.missing:
         say(f"The page says how to get what it has no data for: {', '.join(document.missing)}.")

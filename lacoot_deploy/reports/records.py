@@ -122,6 +122,8 @@ class Answer(BaseModel):
         written: Whether the collapsed network is a file; else it is what the recommended plan would give.
         removed: The blocks that went, in the order of their removal.
         refits: Blocks that stay with refitted weights.
+        linearised: Activations that became linear.
+        merged: Pairs of linear operators that became one.
         cost: What it cost; None where that is not known.
         gain: What it gained; None likewise.
         scratch: The control; None likewise.
@@ -130,6 +132,8 @@ class Answer(BaseModel):
     written: bool = True
     removed: list[Removed] = Field(default_factory=list)
     refits: list[str] = Field(default_factory=list)
+    linearised: list[str] = Field(default_factory=list)
+    merged: list[str] = Field(default_factory=list)
     cost: Cost | None = None
     gain: Gain | None = None
     scratch: Scratch | None = None

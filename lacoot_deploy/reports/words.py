@@ -75,7 +75,15 @@ def headline(document: ReportDocument) -> str:
     gone = len(answer.removed)
     of = f" of {dense.blocks}" if dense is not None and dense.blocks >= gone else ""
     verb = ("is gone" if gone == 1 else "are gone") if answer.written else "can go"
-    parts = [f"{gone}{of} block{'s' * (gone != 1 or bool(of))} {verb}"]
+    parts = [f"{gone}{of} block{'s' * (gone != 1 or bool(of))} {verb}"] if gone else []
+    if answer.linearised:
+        linear, merged = len(answer.linearised), len(answer.merged)
+        activations = f"{linear} activation{'s' * (linear != 1)} became linear"
+        parts.append(
+            f"{activations} and {merged} pair{'s' * (merged != 1)} of operators one"
+            if merged
+            else activations
+        )
     if answer.cost is not None:
         parts.append(_cost(answer.cost))
     if answer.gain is not None:

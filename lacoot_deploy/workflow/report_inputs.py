@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 512 * 1024 * 1024
 
 
+RUN_FILES = ("metrics.jsonl", "model.onnx", "recipe.json", "checkpoint.safetensors", "distances.json")
+"""What a run folder holds."""
+
+
 class TableLatency(BaseModel):
     """Latency in a row of a results table: the speed-up over the dense network."""
 

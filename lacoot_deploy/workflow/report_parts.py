@@ -16,10 +16,11 @@ from lacoot_deploy.reports.records import (
     Gain,
     Histogram,
     Latency,
+    Network,
     Removed,
     Scratch,
 )
-from lacoot_deploy.workflow.report_inputs import GivenModel, ResultsTable, portable
+from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, portable
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
@@ -271,3 +272,37 @@ def drift_of(comparison: Comparison | None) -> list[Drift]:
         Drift(output=name, max_abs=one.max_abs, rel_rms=one.rel_rms, cosine=one.cosine, unequal=one.unequal)
         for name, one in (comparison.outputs.items() if comparison is not None else ())
     ]
+
+
+def networks_of(parts: Cast, *, written: bool) -> list[Network]:
+    """What a report says of every network.
+
+    Args:
+        parts: The networks.
+        written: Whether the collapsed one is a file that stays.
+    """
+    networks = []
+    if parts.dense is not None:
+        networks.append(parts.dense.network("dense"))
+    if parts.short is not None:
+        network = parts.short.network("collapsed")
+        networks.append(
+            network
+            if written
+            else network.model_copy(update={"name": "with the recommended plan", "sha256": None})
+        )
+    networks += [other.network("other") for other in parts.others]
+    if parts.scratch is not None:
+        networks.append(parts.scratch.network("scratch"))
+    return networks
+
+
+def title_of(parts: Cast) -> str:
+    """The heading of a page: architecture and data where they are recorded, else the file's name."""
+    model = parts.dense or parts.short
+    assert model is not None
+    source = model.opened.manifest.source if model.opened.manifest is not None else None
+    if source is not None and source.model:
+        on = f" on {source.dataset.partition(':')[0]}" if source.dataset else ""
+        return f"{source.model}{on}"
+    return model.path.name

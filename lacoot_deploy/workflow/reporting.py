@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.reports.records import Answer, Network, Point, ReportDocument
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.reports.records import Answer, Point, ReportDocument
+from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
 from lacoot_deploy.workflow.report_curves import curves_of
 from lacoot_deploy.workflow.report_inputs import (
+    RUN_FILES,
     Cast,
     Given,
     GivenModel,
@@ -29,9 +30,11 @@ from lacoot_deploy.workflow.report_parts import (
     drift_of,
     gain_of,
     latency_of,
+    networks_of,
     refitted_blocks,
     removed_blocks,
     scratch_of,
+    title_of,
 )
 from lacoot_deploy.workflow.report_recipe import reproduction_of
 
@@ -117,7 +120,7 @@ def report(
         UsageError: The data options do not make sense together.
     """
     if output is not None:
-        check_target(output)
+        check_target(output, inputs=_read_from(inputs, scratch, data))
     given = read_inputs(inputs)
     control = None if scratch is None else read_model(Path(scratch))
     parts = cast(given.models, control)
@@ -141,6 +144,15 @@ def report(
 
         atomic_write_text(output, render_page(document))
     return document
+
+
+def _read_from(
+    inputs: Sequence[str | Path], scratch: str | Path | None, data: DataOptions | None
+) -> list[str | Path]:
+    """Every file that a report reads: it is written over none of them."""
+    given = [Path(path) for path in (*inputs, *([] if scratch is None else [scratch]))]
+    inside = [path / name for path in given if path.is_dir() for name in RUN_FILES]
+    return [*given, *inside, *([] if data is None else source_files(data))]
 
 
 def _plan_of(parts: Cast, plans: Sequence[Plan]) -> Plan | None:
@@ -333,14 +345,22 @@ def _document(
     metric, curves = curves_of(
         parts, cost, gain, scratch, removed, plan, measured.steps, given.tables, measured.others
     )
-    networks = _networks(parts, written=written)
+    networks = networks_of(parts, written=written)
     names = ["dense", "collapsed"]
+    answer = Answer(
+        written=written,
+        removed=removed,
+        refits=refits,
+        linearised=[name for record in parts.records for name in record.linearised],
+        merged=[pair for record in parts.records for pair in record.merged],
+        cost=cost,
+        gain=gain,
+        scratch=scratch,
+    )
     document = ReportDocument(
-        title=title or _title(parts),
+        title=title or title_of(parts),
         networks=networks,
-        answer=Answer(written=written, removed=removed, refits=refits, cost=cost, gain=gain, scratch=scratch)
-        if removed
-        else None,
+        answer=answer if removed or answer.linearised else None,
         metric=metric,
         curves=curves,
         blocks=lines,
@@ -355,30 +375,3 @@ def _document(
     )
     document.missing = missing_sections(document, parts)
     return document
-
-
-def _networks(parts: Cast, *, written: bool) -> list[Network]:
-    networks = []
-    if parts.dense is not None:
-        networks.append(parts.dense.network("dense"))
-    if parts.short is not None:
-        network = parts.short.network("collapsed")
-        networks.append(
-            network
-            if written
-            else network.model_copy(update={"name": "with the recommended plan", "sha256": None})
-        )
-    networks += [other.network("other") for other in parts.others]
-    if parts.scratch is not None:
-        networks.append(parts.scratch.network("scratch"))
-    return networks
-
-
-def _title(parts: Cast) -> str:
-    model = parts.dense or parts.short
-    assert model is not None
-    source = model.opened.manifest.source if model.opened.manifest is not None else None
-    if source is not None and source.model:
-        on = f" on {source.dataset.partition(':')[0]}" if source.dataset else ""
-        return f"{source.model}{on}"
-    return model.path.name

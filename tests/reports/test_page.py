@@ -128,6 +128,17 @@ def test_the_answer_says_no_more_than_is_known(change, said):
     assert line.replace("\N{NO-BREAK SPACE}", " ") == said
 
 
+def test_activations_that_became_linear_are_part_of_the_answer():
+    answer = full().answer.model_copy(
+        update={"removed": [], "linearised": ["layer1.0.relu", "relu2"], "merged": ["a + b"], "scratch": None}
+    )
+    document = full(answer=answer.model_dump())
+    page = Page(render_page(document))
+    assert "2 activations became linear and 1 pair of operators one" in answer_line(document)
+    assert "layer1.0.relu" in page.text
+    assert "0 of 8 blocks" not in page.text
+
+
 def test_no_difference_in_latency_is_called_that():
     document = full()
     document.answer.gain.verdict = "no detectable difference"

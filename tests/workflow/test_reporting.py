@@ -192,6 +192,21 @@ def test_what_is_no_network_and_no_run_is_refused(files, tmp_path):
         ld.report([files / "dense.onnx"], tmp_path / "missing" / "r.html")
 
 
+def test_no_input_is_written_over(files, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("")
+    for target in (files / "plan.json", files / "dense.onnx", files / "data.npz", run / "metrics.jsonl"):
+        before = target.read_bytes()
+        with pytest.raises(InputError, match="input"):
+            ld.report(
+                [files / "dense.onnx", files / "plan.json", run],
+                target,
+                data=ld.DataOptions(f"npz:{files / 'data.npz'}"),
+            )
+        assert target.read_bytes() == before
+
+
 def test_results_tables_are_drawn_with_their_controls(files, tmp_path):
     rows = [
         {
