@@ -91,6 +91,10 @@ def run(args: Sequence[str] | None = None) -> int:
         _trace(argv)
         _say(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        _trace(argv)
+        _say(f"This needs the package {error.name}, which is not installed: pip install lacoot-deploy.")
+        return 3
     except MemoryError:
         _trace(argv)
         _say("There is not enough memory for this model or data; give fewer samples or a smaller model.")
