@@ -96,7 +96,7 @@ def log_axis(label: str, values: Sequence[float], *, suffix: str = "") -> Axis:
         for digit in (1, 2, 5)
         if low <= digit * 10.0**power <= high
     ]
-    if len(ticks) > 7:
+    if len(ticks) > 9:
         ticks = [tick for tick in ticks if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
     if len(ticks) < 2:
         ticks = list(linear_axis(label, [low, high], count=4).ticks)
