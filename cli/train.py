@@ -66,6 +66,7 @@ def command(
       lacoot-deploy collapse runs/resnet20/model.onnx --count 4 \\
           --data cifar10:cifar10.zip --plan-out plan.json
       lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
+      lacoot-deploy train samples/recipes/easier-digits.toml -o runs/easier
     """
     if plan_file is not None:
         _heal(recipe, plan_file, out, settings, resume, trust, as_json=as_json, verbose=verbose, quiet=quiet)
