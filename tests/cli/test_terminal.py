@@ -13,9 +13,9 @@ import click
 import numpy as np
 import pytest
 from builders import residual_cnn
-from cli.terminal import on_terminal
 from lacoot_deploy_cli import live, network
 from lacoot_deploy_cli.main import COMMANDS, run
+from terminal import on_terminal
 
 from lacoot_deploy.graph.io import save_model
 
