@@ -281,7 +281,9 @@ def _bench(
 
     def timed(path: Path, what: str, seconds: float, *, per_block: bool = False) -> BenchReport:
         told = None if progress is None else (lambda done, total: progress(done, total, what))
-        return bench_files(dense, path, min_time=seconds, per_block=per_block, progress=told, **options)
+        # Memory is no figure of the page, and costs a process for each network.
+        run = {**options, "memory": False, "variants": False, "progress": told}
+        return bench_files(dense, path, min_time=seconds, per_block=per_block, **run)
 
     if parts.short is not None:
         measured.bench = timed(parts.short.path, "latency", min_time, per_block=True)
@@ -291,7 +293,7 @@ def _bench(
         speedup = timed(other.path, f"latency of {other.path.name}", min_time).speedup
         point.latency = None if speedup is None else 1 / speedup
     for depth, path in _steps(parts.dense, plan, folder):
-        speedup = timed(path, f"latency with {depth} blocks gone", STEP_SECONDS).speedup
+        speedup = timed(path, f"latency with {depth} blocks gone", min(STEP_SECONDS, min_time)).speedup
         if speedup is not None:
             measured.steps[depth] = 1 / speedup
 
