@@ -36,6 +36,11 @@ class Weights:
             for node in graph.node
             if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value"
         }
+        # Some exporters give one of several equal weights through nodes that copy it.
+        for node in graph.node:
+            source = node.input[0] if node.op_type == "Identity" and node.input else ""
+            if source in self._constants or (source in self._tensors and source not in self._overridable):
+                self._constants[node.output[0]] = self.tensor(source)
         self._names = {name for node in graph.node for name in node.output} | public
         self.readers: dict[str, int] = {output.name: 1 for output in graph.output}
         for node in graph.node:
@@ -118,11 +123,15 @@ class Weights:
                 del notes[place]
 
     def drop_unread(self) -> None:
-        """Drop constants that lost their last reader."""
+        """Drop constants that lost their last reader, and the nodes that gave them."""
         graph = self._model.graph
+        for place in range(len(graph.node) - 1, -1, -1):
+            node = graph.node[place]
+            if node.op_type in ("Constant", "Identity") and self.readers.get(node.output[0]) == 0:
+                for name in node.input:
+                    self.readers[name] -= 1
+                del graph.node[place]
         unread = {name for name, count in self.readers.items() if count == 0} - self._overridable
         for place in range(len(graph.initializer) - 1, -1, -1):
             if graph.initializer[place].name in unread:
                 del graph.initializer[place]
-        for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] in unread]:
-            graph.node.remove(node)

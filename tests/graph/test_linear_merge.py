@@ -8,7 +8,7 @@ import pytest
 from builders import GraphBuilder, random_feeds, run
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.linear import Code, MergeResult, merge_linear
+from lacoot_deploy.graph.linear import Code, MergeResult, list_activations, merge_linear
 
 
 def merged(
@@ -216,6 +216,18 @@ def test_shared_weights_keep_what_the_other_reader_needs() -> None:
     g.op("Relu", g.op("Gemm", x, shared), output="right")
     result = merged(g.model({left: ["N", 4], "right": ["N", 6]}))
     assert ops(result) == ["Gemm", "Gemm", "Relu"]
+
+
+def test_weights_given_through_copies_are_constants_and_stay_as_long_as_they_are_read() -> None:
+    g = GraphBuilder()
+    bias = g.normal(4, name="bias")
+    copy = g.op("Identity", bias)
+    value = g.op("Conv", g.input("x", ["N", 4, 6, 6]), g.normal(4, 4, 1, 1), bias)
+    value = g.op("Relu", g.op("Conv", value, g.normal(4, 4, 1, 1), copy))
+    g.op("Conv", value, g.normal(4, 4, 1, 1), copy, output="y")
+    model = g.model({"y": ["N", 4, 6, 6]})
+    assert [a.merges for a in list_activations(model)] == [True]
+    assert ops(merged(model)) == ["Conv", "Relu", "Conv"]
 
 
 def test_dead_weights_and_notes_go_and_everything_else_is_carried_over() -> None:

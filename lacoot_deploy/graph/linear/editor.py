@@ -82,9 +82,11 @@ class Editor:
 
     def read_instead(self, reader: onnx.NodeProto, old: str, new: str) -> None:
         """Let a node read another value in place of one."""
+        counts = self.weights.readers
         for slot, name in enumerate(reader.input):
             if name == old:
                 reader.input[slot] = new
+                counts[new], counts[old] = counts.get(new, 0) + 1, counts.get(old, 1) - 1
         self._readers[old] = [node for node in self.readers(old) if node is not reader]
         if not any(node is reader for node in self.readers(new)):
             self._readers.setdefault(new, []).append(reader)
