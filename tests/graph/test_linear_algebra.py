@@ -207,9 +207,11 @@ def test_merged_files_agree_in_single_precision_or_are_refused(chain: dict[str, 
         forced = merge_linear(model, "always", allow_inexact=True)
         (record,) = forced.merges
         assert record.reason == result.refused[0].reason
-        change = relative(run(model, feeds)[0], run(forced.model, feeds)[0])
-        # Measured on random input of the same size: of the same order as on any other.
-        assert record.error == 0 or change < 30 * record.error + 1e-5
+        before, after = run(model, feeds)[0], run(forced.model, feeds)[0]
+        # Measured on random input of the same size: of the same order as on any other. Where the pair reads nothing
+        # but its padding it gives nothing, and there is no largest entry to compare with.
+        if record.error and np.abs(before).max() > 1e-3:
+            assert relative(before, after) < 30 * record.error + 1e-5
         return
     assert len(result.model.graph.node) == 1
     assert relative(run(model, feeds)[0], run(result.model, feeds)[0]) <= 1e-5
