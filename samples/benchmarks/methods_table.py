@@ -8,7 +8,7 @@ left, trained from the start for as many epochs.
     python samples/benchmarks/methods_table.py --runs runs/methods -o methods.json
     python samples/benchmarks/methods_table.py --runs runs/methods -o methods.json --latency
 
-Cells that the file holds are not trained again. Latencies are taken by the second command, on a quiet machine.
+Cells that the file holds are not trained again. Latencies are taken by the second command, best on a quiet machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.costs import model_costs
 from lacoot_deploy.graph.io import load_model, save_model
 from lacoot_deploy.graph.linear import merge_linear
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.runtime.machine import describe_machine, load_average
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.workflow.collapsing import collapse
@@ -211,14 +211,15 @@ def add_latencies(table: Table, seconds: float) -> None:
         base = table.row(row["network"], "dense")
         assert base is not None
         model = table.runs / row["model"]
-        found = {}
+        found: dict[str, Any] = {}
         for name, other in (("dense", base["model"]), ("unmerged", row["unmerged"])):
             result = bench(
                 table.runs / other, model, provider="cpu", threads=1, min_time=seconds, memory=False
             )
             found[name] = {"ms": result.a.p50_ms, "own_ms": result.b.p50_ms, "speedup": result.speedup,
                            "ci95": result.ci95, "verdict": result.verdict}  # fmt: skip
-        row["latency"] = found
+        # Pairs are interleaved, so that a busy machine widens the intervals and shifts the milliseconds of both.
+        row["latency"] = found | {"load_average": load_average()}
         table.save()
         print(markdown_row(row), flush=True)
 
