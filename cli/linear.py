@@ -100,12 +100,12 @@ def show_activations(inspection: ActivationInspection) -> None:
     exact = [entry for entry in found if entry.merges]
     gain = sum(entry.pays is True for entry in exact)
     plural = "" if len(found) == 1 else "s"
-    fewer = "none" if not gain else str(gain)
+    fewer = "none of them with" if not gain else "all with" if gain == len(exact) else f"{gain} of them with"
     layers = (
-        f"Without them, the layers around {len(exact)} would be one exactly, around {fewer} for fewer multiply-adds "
-        f"and parameters:"
+        f"{len(exact)} could go and leave one layer in place of two, exactly; {fewer} fewer multiply-adds and "
+        "parameters:"
         if exact
-        else "The layers around none of them would be one exactly:"
+        else "None could go and leave exactly one layer in place of two:"
     )
     say(f"{len(found)} activation{plural}. {layers}")
     columns = [

@@ -140,7 +140,7 @@ def test_the_blocks_of_the_readme_work_in_order(workshop, whole):
     if whole:
         assert ran == ["sh", "sh"]
         return
-    assert ran.count("sh") == 3
+    assert ran.count("sh") == 4
     assert ran.count("python") == 2
     assert {"report.html", "api.html", "short.onnx"} <= {path.name for path in workshop.iterdir()}
 

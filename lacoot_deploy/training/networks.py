@@ -115,14 +115,23 @@ class Mlp(nn.Module):
         """
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
-        inputs = channels * pixels
+        inputs = self.inputs = channels * pixels
         for size in hidden:
             layers += [nn.Linear(inputs, size), nn.ReLU()]
             inputs = size
         self.layers = nn.Sequential(*layers, nn.Linear(inputs, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, channels, H, W] to logits [N, classes]."""
+        """[N, channels, H, W] to logits [N, classes].
+
+        Raises:
+            UsageError: The images have another size.
+        """
+        if (found := x.shape[1:].numel()) != self.inputs:
+            raise UsageError(
+                f"The images have {found} values each, the mlp was built for {self.inputs}: set model_args.pixels "
+                "to the pixels of one channel."
+            )
         logits: torch.Tensor = self.layers(x)
         return logits
 

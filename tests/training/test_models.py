@@ -127,3 +127,9 @@ def test_what_does_not_exist_is_named(settings: dict[str, object], message: str)
 def test_grey_images_do_not_fit_torchvision() -> None:
     with pytest.raises(InputError, match="3 channels; the data has 1"):
         build_model(Recipe(model="torchvision:resnet18"), classes=10, channels=1)
+
+
+def test_a_perceptron_for_other_images_says_which_setting_to_change() -> None:
+    model = build_model(Recipe(model="mlp"), classes=10, channels=1)
+    with pytest.raises(UsageError, match=r"64 values.*1024.*model_args\.pixels"):
+        model(torch.zeros(1, 1, 8, 8))
