@@ -69,10 +69,16 @@ def once(name: str, runs: int, seed: int, found: Path, folder: Path) -> tuple[in
     counter = folder / "count"
     counter.write_text("0")
     arguments = [name, "--inside", "--runs", str(runs), "--seed", str(seed), "--found", str(found)]
-    environment = {**os.environ, "FUZZ_FOLDER": str(folder), "OMP_NUM_THREADS": "1"}
-    with (folder / "log").open("wb") as log:
+    from targets import scratch
+
+    with (
+        (folder / "log").open("wb") as log,
+        tempfile.TemporaryDirectory(prefix="lacoot-fuzz-", dir=scratch()) as work,
+    ):
+        own = {"FUZZ_FOLDER": str(folder), "FUZZ_WORK": work, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, *arguments]
         code = subprocess.run(
-            [sys.executable, __file__, *arguments], env=environment, stdout=log, stderr=log, check=False
+            command, env={**os.environ, **own}, stdout=log, stderr=log, check=False
         ).returncode
     ran = int(counter.read_text() or 0)
     if code:
@@ -112,7 +118,7 @@ def fuzz(name: str, runs: int, seed: int, found: Path) -> None:
         (seeds / f"{number:03d}").write_bytes(data)
     for path in (CORPUS / name).glob("*") if (CORPUS / name).is_dir() else ():
         (seeds / path.name).write_bytes(path.read_bytes())
-    work = Path(tempfile.mkdtemp(prefix="lacoot-fuzz-", dir=targets.scratch()))
+    work = Path(os.environ["FUZZ_WORK"])
     count = 0
     counter = os.open(folder / "count", os.O_RDWR)
 
