@@ -222,6 +222,10 @@ def test_options_that_make_no_sense_are_refused(folder, tmp_path, options, with_
 
 
 def test_the_command_line_prints_80_columns_and_json(folder, tmp_path, capsys) -> None:
+    def fits(text: str) -> bool:
+        # A path is never broken, however long the folder's is.
+        return all(len(line) <= 80 or len(line.split()) == 1 for line in text.splitlines())
+
     def shown(*arguments) -> str:
         code = command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
@@ -229,7 +233,7 @@ def test_the_command_line_prints_80_columns_and_json(folder, tmp_path, capsys) -
         return captured.out
 
     listed = shown("inspect", folder / "vgg.onnx", "--activations")
-    assert max(map(len, listed.splitlines())) <= 80
+    assert fits(listed)
     assert "Gemm: pays" in listed
     found = json.loads(shown("inspect", folder / "vgg.onnx", "--activations", "--json"))
     assert [entry["merges"] for entry in found["activations"]] == [False, True, True]
@@ -245,7 +249,7 @@ def test_the_command_line_prints_80_columns_and_json(folder, tmp_path, capsys) -
     ]
     arguments += ["--data", f"npz:{folder}/vgg.npz", "-o", tmp_path / "o.onnx"]
     text = shown(*arguments)
-    assert max(map(len, text.splitlines())) <= 80
+    assert fits(text)
     assert "of linear operators (--merge cheaper)" in text
     document = json.loads(shown(*arguments, "--dry-run", "--json"))
     assert document["plan"]["merge"] == "cheaper"
