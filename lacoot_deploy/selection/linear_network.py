@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,50 +14,16 @@ from lacoot_deploy.graph.linear import Activation, Linearisation, linearise
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.graph.walk import defined_values
 from lacoot_deploy.runtime.activation_statistics import ActivationMoments, Watched, activation_moments
-from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_batches, predict
-from lacoot_deploy.runtime.sessions import Session, open_session
+from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_batches
 from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
+from lacoot_deploy.selection.trial_runtime import Runtime as Runtime
 
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]
 
 FITS = ("identity", "affine", "pieces")
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where trial runs happen.
-
-    Attributes:
-        source: The file that external weights lie beside.
-        provider: Execution provider.
-        threads: CPU threads; None for ONNX Runtime's choice.
-    """
-
-    source: Path | None = None
-    provider: str = "auto"
-    threads: int | None = None
-
-    @property
-    def folder(self) -> Path | None:
-        """Where external weights lie."""
-        return None if self.source is None else self.source.parent
-
-    def session(self, model: onnx.ModelProto) -> Session:
-        """A session of a model."""
-        return open_session(
-            model,
-            provider=self.provider,
-            threads=self.threads,
-            source=self.source,
-            label="The plan's model",
-        )
-
-    def outputs(self, model: onnx.ModelProto, samples: Samples) -> Outputs:
-        """The outputs of a model for all samples."""
-        return predict(self.session(model), samples)
 
 
 class LinearNetwork:

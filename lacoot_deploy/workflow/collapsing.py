@@ -117,8 +117,8 @@ def collapse(
     from lacoot_deploy.graph.external import data_files
     from lacoot_deploy.graph.io import fingerprint, save_model
     from lacoot_deploy.graph.surgery import collapse_blocks
-    from lacoot_deploy.selection.linear_network import Runtime
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
+    from lacoot_deploy.selection.trial_runtime import Runtime
     from lacoot_deploy.workflow.linearising import apply_activations, plan_activations
 
     path = Path(path)

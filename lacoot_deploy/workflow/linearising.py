@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
     from lacoot_deploy.selection.limits import Limit
-    from lacoot_deploy.selection.linear_network import Runtime
+    from lacoot_deploy.selection.trial_runtime import Runtime
 
 Progress = Callable[[int, int, str], None]
 Fit = Literal["identity", "affine", "pieces"]
