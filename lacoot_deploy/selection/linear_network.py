@@ -18,7 +18,7 @@ from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_ba
 from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
-from lacoot_deploy.selection.trial_runtime import Runtime as Runtime
+from lacoot_deploy.selection.trial_runtime import Runtime
 
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]

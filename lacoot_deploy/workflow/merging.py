@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -12,6 +11,8 @@ from pydantic import BaseModel
 from lacoot_deploy.manifest import CollapseRecord, Manifest, write_manifest
 
 if TYPE_CHECKING:
+    import onnx
+
     from lacoot_deploy.graph.linear import MergeResult
     from lacoot_deploy.training.recipe import Recipe
     from lacoot_deploy.training.run import TrainResult
@@ -84,8 +85,8 @@ def merge_run(
         unmerged=str(unmerged),
         merged=record.merged,
         refused=dict(Counter(refusal.reason.code for refusal in merging.refused)),
-        before=_size(unmerged),
-        after=_size(result.model),
+        before=_size(model),
+        after=_size(merging.model),
         drift=drift.relative,
     )
 
@@ -104,10 +105,8 @@ def _record(result: TrainResult, merging: MergeResult, fingerprint: str) -> Coll
     )
 
 
-def _size(path: str | Path) -> Size:
+def _size(model: onnx.ModelProto) -> Size:
     from lacoot_deploy.graph.costs import model_costs
-    from lacoot_deploy.graph.io import load_model
 
-    model = load_model(path)
     costs = model_costs(model)
     return Size(nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs)

@@ -12,7 +12,8 @@ from lacoot_deploy.graph.linear import linearise, list_activations, merge_linear
 from lacoot_deploy.manifest import Plan, parse_plan, to_json
 from lacoot_deploy.selection import linear_search as search
 from lacoot_deploy.selection.limits import Evidence, Limit
-from lacoot_deploy.selection.linear_network import LinearNetwork, Runtime
+from lacoot_deploy.selection.linear_network import LinearNetwork
+from lacoot_deploy.selection.trial_runtime import Runtime
 
 SHIFTS = {"second": 9.0, "third": 2.5, "first": 1.0}
 """What is added before each activation: the more, the more of it is on its linear piece."""
