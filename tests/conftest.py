@@ -17,6 +17,11 @@ for folder in (TESTS / "fuzz", TESTS / "graph", TESTS):
         sys.path.insert(0, str(folder))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes never become a test's name: a time stamp within them would differ between the workers of one run."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     random.seed(0)

@@ -134,7 +134,9 @@ class TestArchives:
         refused(f"cifar10:{path}", "far more than CIFAR-10")
 
     @pytest.mark.parametrize(
-        "data", [b"", b"\x1f\x8b" + bytes(20), gzip.compress(b"x" * 600), b"BZh9" + bytes(99), bytes(5000)]
+        "data",
+        [b"", b"\x1f\x8b" + bytes(20), gzip.compress(b"x" * 600, mtime=0), b"BZh9" + bytes(99), bytes(5000)],
+        ids=["empty", "gzip-header", "gzip", "bzip2-header", "zeros"],
     )
     def test_no_archive(self, tmp_path, data):
         path = tmp_path / "b.tar"
