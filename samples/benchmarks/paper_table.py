@@ -82,6 +82,11 @@ def variants(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, dict[st
     found |= {f"lambda-{value:g}": {"penalty": value} for value in arguments.lambdas}
     found |= {f"{main}-{kind}": {"penalty_schedule": kind} for kind in arguments.schedules}
     found |= {f"{main}-{kind}": {"estimator": kind} for kind in arguments.estimators}
+    for text in arguments.also:
+        settings = text.split()
+        changed = load_recipe(None, settings).model_dump()
+        keys = [setting.partition("=")[0] for setting in settings]
+        found["-".join(settings).replace("=", "-")] = {key: changed[key] for key in keys}
     return found
 
 
@@ -267,6 +272,13 @@ def main() -> None:
     parser.add_argument("--lambdas", type=float, nargs="*", default=[], help="beside 0 and the recipe's own")
     parser.add_argument("--schedules", nargs="*", default=[], help="of lambda: linear, cosine")
     parser.add_argument("--estimators", nargs="*", default=[], help="of the distance: ascent")
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="one training with all of these changed",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="of the random removal")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="timed seconds of each latency; 0 for none"
