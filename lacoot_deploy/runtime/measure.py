@@ -226,12 +226,12 @@ def _sampled(x: torch.Tensor, y: torch.Tensor, p: float, seed: int) -> tuple[flo
 
     from lacoot_deploy.transport.sliced import best_matching
 
-    value = float(best_matching(x, y, p)[0].value)
+    value = float(best_matching(torch.stack((x, y)), p)[0].value)
     generator, count = _generator(seed, 1), x.shape[1]
     floors = []
     for _ in range(FLOOR_DRAWS):
         first, second = torch.randint(0, count, (2, count), generator=generator)
-        floors.append(float(best_matching(x[:, first], x[:, second], p)[0].value))
+        floors.append(float(best_matching(torch.stack((x[:, first], x[:, second])), p)[0].value))
     return value, float(np.median(floors))
 
 

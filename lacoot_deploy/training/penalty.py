@@ -34,7 +34,7 @@ def block_penalty(
     Raises:
         UsageError: The estimator `ascent` with several processes.
     """
-    distances = max_sliced_wasserstein_each(
+    return max_sliced_wasserstein_each(
         list(values.values()),
         p=recipe.p,
         estimator=recipe.estimator,
@@ -42,5 +42,4 @@ def block_penalty(
         generator=generator,
         stride=recipe.penalty_stride,
         group=group,
-    )
-    return torch.stack(distances).mean()
+    ).mean()

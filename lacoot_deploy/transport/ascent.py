@@ -31,8 +31,7 @@ class Ascended:
         return (
             Matching(
                 torch.where(better, self.matching.value, matching.value),
-                torch.where(better, self.matching.pull_x, matching.pull_x),
-                torch.where(better, self.matching.pull_y, matching.pull_y),
+                torch.where(better, self.matching.pulls, matching.pulls),
             ),
             torch.where(better, self.theta, theta),
         )
@@ -86,9 +85,7 @@ class _Space:
         return vector / length.clamp_min(torch.finfo(self.dtype).tiny)
 
 
-def ascend(
-    x: Tensor, y: Tensor, projected_x: Tensor, projected_y: Tensor, *, p: float, steps: int
-) -> Ascended:
+def ascend(x: Tensor, y: Tensor, projected: Tensor, *, p: float, steps: int) -> Ascended:
     """Ascend from the mean difference and from the best of the given random directions.
 
     Each start keeps its own step length, which grows after a step that gained and shrinks after one that did
@@ -97,15 +94,14 @@ def ascend(
     Args:
         x: Samples [N, D].
         y: Samples [N, D].
-        projected_x: Projections [K, N] of x onto K random directions.
-        projected_y: Projections [K, N] of y onto the same directions.
+        projected: [2, K, N], the projections of x and of y onto K random directions.
         p: Order of the distance.
         steps: Number of ascent steps.
     """
     with torch.autocast(x.device.type, enabled=False):
-        space = _Space(x, y, projected_x.dtype)
-        directions, projected = space.normalised(space.from_pulls(_starts(projected_x, projected_y, p)))
-        value, pulls = _values(projected, p)
+        space = _Space(x, y, projected.dtype)
+        directions, along = space.normalised(space.from_pulls(_starts(projected, p)))
+        value, pulls = _values(along, p)
         length = torch.ones_like(value)
         for _ in range(steps):
             gradient, _ = space.normalised(space.from_pulls(pulls))
@@ -117,16 +113,16 @@ def ascend(
             value = torch.where(gained, candidate_value, value)
             length = torch.where(gained, length * 2, length / 3)
         theta = space.theta(directions.index_select(1, value.argmax().reshape(1)))
-        matching, _ = best_matching(_project(x, theta)[None], _project(y, theta)[None], p)
+        matching, _ = best_matching(torch.stack((_project(x, theta), _project(y, theta)))[:, None], p)
         return Ascended(matching, theta)
 
 
-def _starts(projected_x: Tensor, projected_y: Tensor, p: float) -> Tensor:
+def _starts(projected: Tensor, p: float) -> Tensor:
     """Pulls [2N, S]: the mean difference, and one long gradient step from each of the best random directions."""
-    n = projected_x.shape[1]
-    mean = projected_x.new_ones(2 * n, 1)
+    n = projected.shape[-1]
+    mean = projected.new_ones(2 * n, 1)
     mean[n:] = -1
-    values, pulls = _values(torch.cat((projected_x.t(), projected_y.t())), p)
+    values, pulls = _values(projected.transpose(1, 2).flatten(0, 1), p)
     best = values.topk(min(STARTS, values.shape[0])).indices
     return torch.cat((mean, pulls[:, best]), dim=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,8 +19,20 @@ from torch.autograd.function import once_differentiable
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.transport import buffers
 from lacoot_deploy.transport.ascent import ascend
-from lacoot_deploy.transport.directions import Directions, random_directions
-from lacoot_deploy.transport.layout import accumulation_dtype, as_rows, check_pair, thin_out
+from lacoot_deploy.transport.directions import (
+    MOST_DRAWN_AT_ONCE,
+    Directions,
+    random_directions,
+    random_directions_at_once,
+)
+from lacoot_deploy.transport.layout import (
+    accumulation_dtype,
+    check_pair,
+    from_rows,
+    memory_order,
+    rows_in,
+    thin_out,
+)
 from lacoot_deploy.transport.sliced import Matching, best_matching
 
 if TYPE_CHECKING:
@@ -98,13 +111,14 @@ def max_sliced_wasserstein_each(
     steps: int = 30,
     stride: int = 1,
     group: ProcessGroup | None = None,
-) -> list[Tensor]:
-    """`max_sliced_wasserstein` of several pairs, such as the blocks of a network.
+) -> Tensor:
+    """`max_sliced_wasserstein` of several pairs, such as the blocks of a network: [P].
 
-    The same values as one call per pair in that order, with one sort and one exchange between processes for all.
+    The same values as one call per pair in that order, with one sort and one exchange between processes for all. On
+    a GPU the directions of all pairs are drawn at once, so there they are others than those of one call per pair.
 
     Args:
-        pairs: x and y of each pair; all with the same number of samples.
+        pairs: x and y of each pair; all with the same number of samples, of one precision and on one device.
         p: As for one pair, like all that follow.
         estimator: See there.
         projections: See there.
@@ -115,85 +129,101 @@ def max_sliced_wasserstein_each(
         group: See there.
 
     Raises:
-        UsageError: As for one pair, or the pairs have different numbers of samples.
+        UsageError: As for one pair, or the pairs have different numbers of samples, precisions or devices.
     """
     _check_options(p, estimator, stride, group)
     if not pairs:
-        return []
+        return torch.zeros(0)
+    first = pairs[0][0]
     for x, y in pairs:
         check_pair(x, y)
-        if x.shape[0] != pairs[0][0].shape[0]:
-            raise UsageError(
-                f"All pairs need as many samples, but got {x.shape[0]} and {pairs[0][0].shape[0]}."
+        if x.shape[0] != first.shape[0]:
+            raise UsageError(f"All pairs need as many samples, but got {x.shape[0]} and {first.shape[0]}.")
+        if x.device != first.device or accumulation_dtype(x, y) != accumulation_dtype(*pairs[0]):
+            raise UsageError("All pairs need one device, and float64 for all or for none.")
+    options = _Options(p, estimator, projections, generator, directions, steps, group)
+    ends = [thin_out(end, stride) for pair in pairs for end in pair]
+    return _AlongDirections.apply(options, *ends)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is not a tensor, as `max_sliced_wasserstein_each` takes it."""
+
+    p: float
+    estimator: Estimator
+    projections: int
+    generator: torch.Generator | None
+    directions: Sequence[Directions | Tensor] | None
+    steps: int
+    group: ProcessGroup | None
+
+
+def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The best direction of each of P pairs [N, D], and the matching of the pair's samples along it.
+
+    Returns:
+        The distances [P], their derivatives by the projections [2, P, N], and the directions, [D] each.
+    """
+    directed = _all_directions(rows, options)
+    shape = (2, len(rows), directed[0].bank.shape[1], rows[0][0].shape[0])
+    counts = {each.bank.shape[1] for each in directed}
+    if len(counts) > 1:
+        raise UsageError(f"All pairs need as many directions, but got {sorted(counts)}.")
+    projected = torch.empty(shape, dtype=directed[0].bank.dtype, device=rows[0][0].device)
+    for k, (ends, along) in enumerate(zip(rows, directed, strict=True)):
+        for side, end in enumerate(ends):
+            along.project(end, out=projected[side, k])
+    everyone, own, processes = projected, slice(None), 1
+    if options.group is not None:
+        from lacoot_deploy.transport.gather import gather_samples
+
+        everyone, own = gather_samples(projected, options.group)
+        processes = options.group.size()
+    best, index = best_matching(everyone, options.p)
+    values, pulls = best.value, best.pulls[..., own]
+    if processes > 1:
+        pulls = pulls * processes
+    thetas = [along.select(one) for along, one in zip(directed, index.unbind(), strict=True)]
+    if options.estimator == "ascent":
+        found = [
+            ascend(x, y, projected[:, k], p=options.p, steps=options.steps).at_least(
+                Matching(values[k], pulls[:, k]), thetas[k]
             )
-    rows = [as_rows(thin_out(x, stride), thin_out(y, stride)) for x, y in pairs]
-    with torch.no_grad():
-        found = _search(
-            [(x.detach(), y.detach()) for x, y in rows],
-            p=p,
-            estimator=estimator,
-            projections=projections,
-            generator=generator,
-            directions=directions or [None] * len(rows),
-            steps=steps,
-            group=group,
+            for k, (x, y) in enumerate(rows)
+        ]
+        values = torch.stack([matching.value for matching, _ in found])
+        pulls = torch.stack([matching.pulls for matching, _ in found], dim=1)
+        thetas = [theta for _, theta in found]
+    return values, pulls, thetas
+
+
+def _all_directions(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> list[Directions]:
+    """The directions of each pair: those given, or random ones, the same in all processes."""
+    x, y = rows[0]
+    dtype, count = accumulation_dtype(x, y), options.projections
+    features = [x.shape[1] for x, _ in rows]
+    given: Sequence[Directions | Tensor | None] = options.directions or [None] * len(rows)
+    if len(given) != len(rows):
+        raise UsageError(f"Each pair needs its directions, but there are {len(given)} for {len(rows)} pairs.")
+    at_once = not options.directions and options.group is None and _launches_count(x.device)
+    if at_once and count >= 1 and sum(features) * count <= MOST_DRAWN_AT_ONCE:
+        return random_directions_at_once(
+            features, count, generator=options.generator, device=x.device, dtype=dtype
         )
-    return [
-        _AlongDirection.apply(x, y, matching, theta)  # type: ignore[no-untyped-call]
-        for (x, y), (matching, theta) in zip(rows, found, strict=True)
+    found = [
+        _directions(one, x, dtype, count, options.generator) for one, (x, _) in zip(given, rows, strict=True)
     ]
+    if options.group is not None:
+        from lacoot_deploy.transport.gather import share_directions
 
-
-def _search(
-    rows: Sequence[tuple[Tensor, Tensor]],
-    *,
-    p: float,
-    estimator: Estimator,
-    projections: int,
-    generator: torch.Generator | None,
-    directions: Sequence[Directions | Tensor | None],
-    steps: int,
-    group: ProcessGroup | None,
-) -> list[tuple[Matching, Tensor]]:
-    """The best direction of each pair [N, D], and the matching of the pair's samples along it."""
-    chosen, projected = [], []
-    for (x, y), given in zip(rows, directions, strict=True):
-        directed = _directions(given, x, accumulation_dtype(x, y), projections, generator)
-        if group is not None:
-            from lacoot_deploy.transport.gather import share_directions
-
-            directed = share_directions(directed, group)
-        chosen.append(directed)
-        projected.append(torch.stack((directed.project(x), directed.project(y))))
-    found = []
-    for matching, index, directed in zip(*_match_all(projected, p, group), chosen, strict=True):
-        found.append((matching, directed.select(index)))
-    if estimator == "ascent":
-        for k, ((x, y), projections_xy) in enumerate(zip(rows, projected, strict=True)):
-            found[k] = ascend(x, y, *projections_xy, p=p, steps=steps).at_least(*found[k])
+        found = [share_directions(one, options.group) for one in found]
     return found
 
 
-def _match_all(
-    projected: Sequence[Tensor], p: float, group: ProcessGroup | None
-) -> tuple[list[Matching], list[Tensor]]:
-    """The best matching of each pair's projections [2, K, N], and its direction; over all processes at once."""
-    if len({(part.shape, part.dtype, part.device) for part in projected}) > 1:
-        singles = [_match_all([part], p, group) for part in projected]
-        return [matchings[0] for matchings, _ in singles], [indices[0] for _, indices in singles]
-    together = torch.stack(list(projected), dim=1)
-    own, processes = slice(None), 1
-    if group is not None:
-        from lacoot_deploy.transport.gather import gather_samples
-
-        together, own = gather_samples(together, group)
-        processes = group.size()
-    best, indices = best_matching(together[0], together[1], p)
-    matchings = [
-        Matching(best.value[k], best.pull_x[k, own] * processes, best.pull_y[k, own] * processes)
-        for k in range(len(projected))
-    ]
-    return matchings, list(indices)
+def _launches_count(device: torch.device) -> bool:
+    """Whether small operations cost more to start than to run."""
+    return device.type != "cpu"
 
 
 def _directions(
@@ -223,26 +253,36 @@ def _check_options(p: float, estimator: str, stride: int, group: ProcessGroup | 
         raise UsageError("The 'ascent' estimator works within one process; over several use 'sampled'.")
 
 
-class _AlongDirection(torch.autograd.Function):
-    """The distance along a direction that was found already; its gradient is an outer product.
+class _AlongDirections(torch.autograd.Function):
+    """The distances of several pairs along their best directions, whose gradients are outer products.
 
-    Sample i of x moves the distance by pull_x[i] * theta: what autograd keeps is one vector of the size of a sample.
+    Sample i of x moves the distance by pulls[0, i] * theta: what autograd keeps is one vector of the size of a sample.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, matching: Matching, theta: Tensor) -> Tensor:
-        ctx.save_for_backward(matching.pull_x, matching.pull_y, theta)
-        ctx.dtypes = x.dtype, y.dtype
-        return matching.value.clone()
+    def forward(ctx: Any, options: _Options, *ends: Tensor) -> Tensor:
+        orders = [order for x in ends[::2] for order in [memory_order(x)] * 2]
+        rows = [rows_in(end, order) for end, order in zip(ends, orders, strict=True)]
+        with torch.autocast(ends[0].device.type, enabled=False):
+            values, pulls, thetas = _search(list(zip(rows[::2], rows[1::2], strict=True)), options)
+        ctx.save_for_backward(pulls, *thetas)
+        ctx.ends = [(end.shape, end.dtype, order) for end, order in zip(ends, orders, strict=True)]
+        return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull_x, pull_y, theta = ctx.saved_tensors
-        need_x, need_y = ctx.needs_input_grad[:2]
-        grad_x = _outer(pull_x * grad, theta, ctx.dtypes[0]) if need_x else None
-        grad_y = _outer(pull_y * grad, theta, ctx.dtypes[1]) if need_y else None
-        return grad_x, grad_y, None, None
+        pulls, *thetas = ctx.saved_tensors
+        scaled = pulls * grad[:, None]
+        gradients: list[Tensor | None] = [None]
+        for number, (shape, dtype, order) in enumerate(ctx.ends):
+            pair, side = divmod(number, 2)
+            if ctx.needs_input_grad[1 + number]:
+                rows = _outer(scaled[side, pair], thetas[pair], dtype)
+                gradients.append(from_rows(rows, shape, order))
+            else:
+                gradients.append(None)
+        return tuple(gradients)
 
 
 def _outer(pull: Tensor, theta: Tensor, dtype: torch.dtype) -> Tensor:

@@ -40,10 +40,24 @@ def as_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     The order is that of x's memory. y is copied only where its memory order is another.
     """
-    if x.dim() == 1:
-        return x[:, None], y[:, None]
-    order = [0, *sorted(range(1, x.dim()), key=x.stride, reverse=True)]
-    return x.permute(order).flatten(1), y.permute(order).flatten(1)
+    order = memory_order(x)
+    return rows_in(x, order), rows_in(y, order)
+
+
+def memory_order(x: Tensor) -> list[int]:
+    """The axes of [N, ...] in which each sample lies in memory, the fastest last."""
+    return [0, *sorted(range(1, x.dim()), key=x.stride, reverse=True)]
+
+
+def rows_in(x: Tensor, order: list[int]) -> Tensor:
+    """View a tensor [N, ...] as a matrix [N, features], with the features in that order of axes."""
+    return x[:, None] if x.dim() == 1 else x.permute(order).flatten(1)
+
+
+def from_rows(rows: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
+    """What `rows_in` made rows of: a view of that shape, in the memory of the rows."""
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return rows.view([shape[axis] for axis in order]).permute(back)
 
 
 def thin_out(x: Tensor, stride: int) -> Tensor:

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import max_sliced_wasserstein, max_sliced_wasserstein_each, random_directions
+from lacoot_deploy.transport import distance as distance_module
+from lacoot_deploy.transport import (
+    max_sliced_wasserstein,
+    max_sliced_wasserstein_each,
+    random_directions,
+    sliced,
+)
+from lacoot_deploy.transport.directions import random_directions_at_once
 
 
 def reference(x: np.ndarray, y: np.ndarray, directions: np.ndarray, p: float) -> float:
@@ -158,10 +165,10 @@ def test_several_pairs_at_once_are_the_same_as_one_by_one() -> None:
             ]
             generator.manual_seed(0)
             together = max_sliced_wasserstein_each(same_shapes, generator=generator, estimator=estimator)
-            torch.testing.assert_close(together, one_by_one)
+            torch.testing.assert_close(together, torch.stack(one_by_one))
     with pytest.raises(UsageError, match="as many samples"):
         max_sliced_wasserstein_each([pair(8, 5), pair(7, 5)])
-    assert max_sliced_wasserstein_each([]) == []
+    assert max_sliced_wasserstein_each([]).shape == (0,)
 
 
 def test_stride_looks_at_the_smaller_maps_and_gives_them_the_gradient() -> None:
@@ -213,3 +220,94 @@ def test_autograd_keeps_one_vector_of_the_size_of_a_sample() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         max_sliced_wasserstein(x, y)
     assert sum(kept) == 9000 + 2 * 64
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The way a GPU goes, on the CPU: directions drawn at once, one sort that gives the order."""
+    monkeypatch.setattr(distance_module, "_launches_count", lambda device: True)
+    monkeypatch.setattr(sliced, "_sort", lambda projected: tuple(projected.sort(dim=-1)))
+
+
+class TestTheWayOfAGpu:
+    def test_directions_drawn_at_once_are_unit_vectors_of_their_spaces(self):
+        drawn = random_directions_at_once(
+            [300, 7, 5000], 11, generator=None, device=torch.device("cpu"), dtype=torch.float64
+        )
+        for features, each in zip((300, 7, 5000), drawn, strict=True):
+            assert each.bank.shape == (features, 11)
+            assert each.signs is None
+            torch.testing.assert_close(each.bank.norm(dim=0), torch.ones(11, dtype=torch.float64))
+
+    @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+    def test_values_and_gradients_are_those_of_the_definition(self, as_on_a_gpu, p):
+        pairs = [
+            tuple(end.requires_grad_() for end in pair(9, *shape, seed=seed, dtype=torch.float64))
+            for seed, shape in enumerate([(4, 2, 2), (70,), (3, 30, 30)])
+        ]
+        values = max_sliced_wasserstein_each(pairs, p=p, generator=torch.Generator().manual_seed(3))
+        features = [x[0].numel() for x, _ in pairs]
+        drawn = random_directions_at_once(
+            features,
+            50,
+            generator=torch.Generator().manual_seed(3),
+            device=torch.device("cpu"),
+            dtype=torch.float64,
+        )
+        expected = torch.stack([naive(x, y, each.bank, p) for (x, y), each in zip(pairs, drawn, strict=True)])
+        torch.testing.assert_close(values, expected)
+        weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+        ends = [end for one in pairs for end in one]
+        ours = torch.autograd.grad((values * weights).sum(), ends)
+        theirs = torch.autograd.grad((expected * weights).sum(), ends)
+        torch.testing.assert_close(ours, theirs)
+
+    def test_values_have_the_distribution_of_those_of_the_way_of_a_cpu(self, monkeypatch):
+        pairs = [pair(32, 4000), pair(32, 4000, seed=1)]
+
+        def mean() -> torch.Tensor:
+            generator = torch.Generator().manual_seed(0)
+            draws = [max_sliced_wasserstein_each(pairs, generator=generator) for _ in range(150)]
+            return torch.stack(draws).mean(0)
+
+        folded = mean()
+        monkeypatch.setattr(distance_module, "_launches_count", lambda device: True)
+        torch.testing.assert_close(mean(), folded, rtol=0.05, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_gradient_is_finite_and_in_the_format_of_the_input(self, as_on_a_gpu, dtype):
+        ends = [
+            end.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+            for end in pair(8, 6, 4, 4)
+        ]
+        same = ends[0].detach().clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            values = max_sliced_wasserstein_each([(ends[0], ends[1]), (ends[0], same)])
+        assert values.dtype == torch.float32
+        assert values[1] == 0
+        values.sum().backward()
+        for end in ends:
+            assert end.grad.stride() == end.stride()
+            assert end.grad.any()
+            assert end.grad.isfinite().all()
+        assert not same.grad.any()
+
+    def test_large_activations_keep_the_memory_bounded(self, as_on_a_gpu, monkeypatch):
+        monkeypatch.setattr(distance_module, "MOST_DRAWN_AT_ONCE", 1000)
+
+        def fail(*args, **kwargs):
+            raise AssertionError("drawn at once all the same")
+
+        monkeypatch.setattr(distance_module, "random_directions_at_once", fail)
+        assert max_sliced_wasserstein(*pair(8, 5000)) > 0
+
+
+def test_refuses_pairs_that_do_not_go_together() -> None:
+    one, other = pair(8, 5), pair(8, 5, dtype=torch.float64)
+    with pytest.raises(UsageError, match="float64 for all or for none"):
+        max_sliced_wasserstein_each([one, other])
+    directions = [random_directions(5, count) for count in (3, 4)]
+    with pytest.raises(UsageError, match=r"as many directions, but got \[3, 4\]"):
+        max_sliced_wasserstein_each([one, one], directions=directions)
+    with pytest.raises(UsageError, match="there are 1 for 2 pairs"):
+        max_sliced_wasserstein_each([one, one], directions=directions[:1])

@@ -29,8 +29,8 @@ def work(rank: int, folder: str) -> None:
     # Only the first process's directions count: the others' generators need not agree.
     generator = torch.Generator().manual_seed(9 + rank)
     values = max_sliced_wasserstein_each(pairs, generator=generator, group=dist.group.WORLD)
-    torch.stack(values).sum().backward()
-    torch.save(([v.detach() for v in values], [(x.grad, y.grad) for x, y in pairs]), f"{folder}/{rank}.pt")
+    values.sum().backward()
+    torch.save((values.detach(), [(x.grad, y.grad) for x, y in pairs]), f"{folder}/{rank}.pt")
     with pytest.raises(UsageError, match="one process"):
         max_sliced_wasserstein(*pairs[0], estimator="ascent", group=dist.group.WORLD)
     dist.destroy_process_group()
@@ -40,10 +40,10 @@ def test_two_processes_agree_with_one_that_has_all_samples(tmp_path: Path) -> No
     mp.spawn(work, args=(str(tmp_path),), nprocs=2)
     pairs = [(x.requires_grad_(), y.requires_grad_()) for x, y in samples()]
     values = max_sliced_wasserstein_each(pairs, generator=torch.Generator().manual_seed(9))
-    torch.stack(values).sum().backward()
+    values.sum().backward()
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for seen, _ in parts:
-        torch.testing.assert_close(seen, [v.detach() for v in values])
+        torch.testing.assert_close(seen, values.detach())
     for k, pair in enumerate(pairs):
         for side in (0, 1):
             # DistributedDataParallel averages over the processes, so each gives twice its share.
