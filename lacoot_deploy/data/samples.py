@@ -98,7 +98,8 @@ def _from_images(
     if len(info.shape) == 4 and info.shape[3] == values.shape[1] and info.shape[1] != values.shape[1]:
         values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
     _check(info, values, spec)
-    return Samples({info.name: values.astype(info.dtype, copy=False)}, images.labels)
+    feeds = {info.name: values.astype(info.dtype, copy=False)}
+    return Samples(feeds, images.labels, classes=images.classes)
 
 
 def _check(info: InputInfo, values: NDArray[Any], source: str) -> None:

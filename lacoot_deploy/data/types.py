@@ -55,11 +55,13 @@ class Samples:
         feeds: One array per input; the first axis counts samples and is equally long in all.
         labels: int64 [N] or None.
         description: Where they came from, for records and messages.
+        classes: Class names where the source has them; the label is the index.
     """
 
     feeds: Mapping[str, NDArray[Any]]
     labels: NDArray[np.int64] | None = None
     description: str = ""
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -67,7 +69,8 @@ class Samples:
     def take(self, indices: NDArray[Any] | slice) -> Samples:
         """The samples at the given indices, in that order."""
         labels = None if self.labels is None else self.labels[indices]
-        return Samples({name: a[indices] for name, a in self.feeds.items()}, labels, self.description)
+        feeds = {name: a[indices] for name, a in self.feeds.items()}
+        return Samples(feeds, labels, self.description, self.classes)
 
     def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
         """Feeds of at most `size` samples each, in order; the last may be shorter."""
@@ -83,4 +86,4 @@ def join(first: Samples, second: Samples) -> Samples:
         else np.concatenate([first.labels, second.labels])
     )
     feeds = {name: np.concatenate([array, second.feeds[name]]) for name, array in first.feeds.items()}
-    return Samples(feeds, labels, first.description)
+    return Samples(feeds, labels, first.description, first.classes)

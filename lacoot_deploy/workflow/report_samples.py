@@ -45,10 +45,10 @@ def worst_samples(
     chosen = samples.take(np.array([one.index for one in found]))
     for place, one in enumerate(found):
         if chosen.labels is not None:
-            one.label = str(int(chosen.labels[place]))
+            one.label = _named(int(chosen.labels[place]), chosen.classes)
         feeds = {name: values[place : place + 1] for name, values in chosen.feeds.items()}
         answers = [session.run(_whole_batch(session, feeds)).get(one.output) for session in sessions]
-        one.before, one.after = (_class(answer) for answer in answers)
+        one.before, one.after = (_class(answer, chosen.classes) for answer in answers)
         one.image = picture(next(iter(feeds.values()))[0], preprocessing)
     return found
 
@@ -60,10 +60,15 @@ def _whole_batch(session: Session, feeds: dict[str, NDArray[Any]]) -> dict[str, 
     return {name: np.repeat(values, size, axis=0) for name, values in feeds.items()}
 
 
-def _class(answer: NDArray[Any] | None) -> str | None:
+def _class(answer: NDArray[Any] | None, classes: tuple[str, ...]) -> str | None:
+    """The class that an output says; by its number where the output has other classes than the data."""
     if answer is None or answer.ndim != 2 or answer.dtype.kind != "f" or answer.shape[1] < 2:
         return None
-    return str(int(answer[0].argmax()))
+    return _named(int(answer[0].argmax()), classes if len(classes) == answer.shape[1] else ())
+
+
+def _named(number: int, classes: tuple[str, ...]) -> str:
+    return classes[number] if 0 <= number < len(classes) else str(number)
 
 
 def picture(values: NDArray[Any], preprocessing: PreprocessingRecord | None) -> str | None:

@@ -11,11 +11,13 @@ from builders import residual_cnn
 from lacoot_deploy_cli.main import run as command
 
 import lacoot_deploy as ld
+from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.io import save_model
 from lacoot_deploy.manifest import parse_plan
+from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.report_samples import picture
+from lacoot_deploy.workflow.report_samples import picture, worst_samples
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,25 @@ def test_one_command_measures_the_whole_page(files, data, tmp_path):
     assert set(document.missing) <= {"distances", "training"}
     assert str(files) not in page.read_text(), "no folder of this machine is in the page"
     assert str(files) not in document.model_dump_json()
+
+
+def test_worst_samples_carry_the_names_of_their_classes(files, data):
+    dense, short = files / "dense.onnx", files / "short.onnx"
+    comparison = compare(dense, short, data)
+    (output,) = comparison.outputs
+    with np.load(files / "data.npz") as arrays:
+        feeds, labels = {"image": arrays["image"]}, arrays["labels"]
+    sessions = open_session(dense), open_session(short)
+    answers = [session.run(feeds)[output].argmax(1) for session in sessions]
+    names = ("cat", "dog", "frog")
+    named = worst_samples(comparison, samples=Samples(feeds, labels, classes=names), sessions=sessions)
+    assert named
+    for one in named:
+        assert one.label == names[labels[one.index]]
+        assert (one.before, one.after) == tuple(names[answer[one.index]] for answer in answers)
+    # Data of other classes than the network's: its answers keep their numbers.
+    other = worst_samples(comparison, samples=Samples(feeds, labels, classes=names[:2]), sessions=sessions)
+    assert {one.before for one in other} <= {"0", "1", "2"}
 
 
 def test_a_recommended_plan_is_shown_without_a_collapsed_file(files, tmp_path):
