@@ -48,7 +48,10 @@ ROUNDS = ("easier", "nepenthe", "tlc", "layercollapse")
 
 BELONGING: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
-        ("penalty", "penalty_schedule", "penalty_start", "penalty_end", "penalty_stride", "penalty_blocks"),
+        (
+            *("penalty", "penalty_schedule", "penalty_initial", "penalty_start", "penalty_end"),
+            *("penalty_stride", "penalty_blocks"),
+        ),
         ("lacoot",),
     ),
     (("rounds", "round_epochs", "round_lr", "only", "move_padding", "merge"), ROUNDS),
@@ -100,7 +103,8 @@ class Recipe(BaseModel):
         label_smoothing: Share of the target spread over all classes.
         clip: Largest gradient norm; None for no clipping.
         penalty: lambda, the weight of the penalty; 0 trains plainly.
-        penalty_schedule: `constant`, or `linear` or `cosine` from 0 to lambda between start and end.
+        penalty_schedule: `constant`, or `linear` or `cosine` from the initial weight to lambda between start and end.
+        penalty_initial: That initial weight: 0 to let the penalty rise, more than lambda to let it fall.
         penalty_start: Share of the training at which the penalty sets in.
         penalty_end: Share of the training at which the penalty reaches lambda.
         penalty_stride: n > 1 looks only at every n-th row and column of activations.
@@ -170,6 +174,7 @@ class Recipe(BaseModel):
     clip: float | None = Field(default=None, gt=0)
     penalty: float = Field(default=3.0, ge=0)
     penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    penalty_initial: float = Field(default=0.0, ge=0)
     penalty_start: float = Field(default=0.0, ge=0, le=1)
     penalty_end: float = Field(default=1.0, gt=0, le=1)
     penalty_stride: int = Field(default=1, ge=1)
@@ -211,6 +216,10 @@ class Recipe(BaseModel):
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+            )
+        if self.penalty_initial > 0 and (self.penalty_schedule == "constant" or self.penalty == 0):
+            raise ValueError(
+                "penalty_initial needs a penalty above 0 to go to and penalty_schedule linear or cosine"
             )
         if self.penalty_end < self.penalty_start:
             raise ValueError(f"penalty_end {self.penalty_end} lies before penalty_start {self.penalty_start}")

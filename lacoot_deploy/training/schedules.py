@@ -37,4 +37,4 @@ def penalty_weight(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     rise = 1.0 if span <= 0 else min((done - recipe.penalty_start) / span, 1.0)
     if recipe.penalty_schedule == "cosine":
         rise = 0.5 * (1 - math.cos(math.pi * rise))
-    return recipe.penalty * rise
+    return recipe.penalty_initial + (recipe.penalty - recipe.penalty_initial) * rise

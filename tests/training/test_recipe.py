@@ -130,3 +130,11 @@ def test_penalty_schedules() -> None:
         assert weights == sorted(weights)
         assert weights[0] == 0
         assert weights[50:] == pytest.approx([2.0] * 50)
+        falling = rising.model_copy(update={"penalty_initial": 5.0})
+        weights = [penalty_weight(falling, step, 50) for step in range(100)]
+        assert weights == sorted(weights, reverse=True)
+        assert weights[0] == 5
+        assert weights[50:] == pytest.approx([2.0] * 50)
+    for settings in (["penalty_initial=5"], ["penalty_initial=5", "penalty=0", "penalty_schedule=linear"]):
+        with pytest.raises(InputError, match="penalty_initial needs"):
+            load_recipe(None, settings)
