@@ -102,7 +102,7 @@ class Recipe(BaseModel):
         warmup: Epochs of linear warm-up; fractions allowed.
         label_smoothing: Share of the target spread over all classes.
         clip: Largest gradient norm; None for no clipping.
-        penalty: lambda, the weight of the penalty; 0 trains plainly.
+        penalty: lambda, the weight of the penalty; 0 trains plainly, whatever the settings below say.
         penalty_schedule: `constant`, or `linear` or `cosine` from the initial weight to lambda between start and end.
         penalty_initial: That initial weight: 0 to let the penalty rise, more than lambda to let it fall.
         penalty_start: Share of the training at which the penalty sets in.
@@ -217,9 +217,9 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
-        if self.penalty_initial > 0 and (self.penalty_schedule == "constant" or self.penalty == 0):
+        if self.penalty_initial > 0 and self.penalty_schedule == "constant":
             raise ValueError(
-                "penalty_initial needs a penalty above 0 to go to and penalty_schedule linear or cosine"
+                "penalty_initial needs penalty_schedule linear or cosine, to go from it to the penalty"
             )
         if self.penalty_end < self.penalty_start:
             raise ValueError(f"penalty_end {self.penalty_end} lies before penalty_start {self.penalty_start}")

@@ -29,7 +29,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 def penalty_weight(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The penalty's lambda at an optimiser step; arguments as for `learning_rate`."""
     done = step / max(recipe.epochs * steps_per_epoch - 1, 1)
-    if done < recipe.penalty_start:
+    if recipe.penalty == 0 or done < recipe.penalty_start:
         return 0.0
     if recipe.penalty_schedule == "constant":
         return recipe.penalty

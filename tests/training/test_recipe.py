@@ -135,6 +135,7 @@ def test_penalty_schedules() -> None:
         assert weights == sorted(weights, reverse=True)
         assert weights[0] == 5
         assert weights[50:] == pytest.approx([2.0] * 50)
-    for settings in (["penalty_initial=5"], ["penalty_initial=5", "penalty=0", "penalty_schedule=linear"]):
-        with pytest.raises(InputError, match="penalty_initial needs"):
-            load_recipe(None, settings)
+    plain = falling.model_copy(update={"penalty": 0.0})
+    assert not any(penalty_weight(plain, step, 50) for step in range(100)), "penalty=0 is plain training"
+    with pytest.raises(InputError, match="penalty_initial needs"):
+        load_recipe(None, ["penalty_initial=5"])
