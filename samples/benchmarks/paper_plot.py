@@ -22,6 +22,9 @@ WAYS = {
     "random": ("x:", "random"),
 }
 
+ALONE = {"scratch": "*", "healed": "P"}
+"""Networks that are no depth of another one."""
+
 
 def plot(result: dict[str, Any], *targets: Path) -> None:
     """Draw the figures of `paper_table.py` and write them, one file per target."""
@@ -45,11 +48,10 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
                 costs = [_cost(row, timed) for row in rows]
                 right.plot(costs, [row["test_accuracy"] for row in rows], style, color=colour, markersize=5)
         for row in run["rows"]:
-            if row["way"] == "scratch":
-                left.plot(
-                    row["removed"], row["test_accuracy"], "*", color=colour, markersize=13, label=run["name"]
-                )
-                right.plot(_cost(row, timed), row["test_accuracy"], "*", color=colour, markersize=13)
+            if row["way"] in ALONE:
+                look = {"marker": ALONE[row["way"]], "color": colour, "markersize": 11, "linestyle": ""}
+                left.plot(row["removed"], row["test_accuracy"], label=run["name"], **look)
+                right.plot(_cost(row, timed), row["test_accuracy"], **look)
     left.set_xlabel("blocks removed")
     left.set_ylabel("test accuracy, %")
     right.set_xlabel("latency relative to dense" if timed else "MMACs")

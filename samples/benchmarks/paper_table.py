@@ -7,6 +7,8 @@ paper    in ascending order of the MSWD distance, nothing put in their place (wh
 random   in random order, several seeds;
 default  as `collapse` does without options: greedy by loss, repairs fitted, every form allowed.
 
+With `--heal` the network that is left by default, as shallow as the one from scratch, is trained on for a few epochs.
+
 The dense network's rows are the removal without the penalty. Every network is judged on validation and test images;
 the test images chose nothing. Finished trainings and rows are kept in the folder and taken up again.
 
@@ -29,6 +31,7 @@ import numpy as np
 from depth_table import judge, latency, seconds_of
 from paper_plot import plot
 
+import lacoot_deploy as ld
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
@@ -185,10 +188,32 @@ def _samples(recipe: Recipe, preprocessing: Any) -> tuple[Samples, Samples]:
     return one, other
 
 
-def control(
-    run: Path, name: str, recipe: Recipe, removed: int, dense: Path, seconds: float
-) -> dict[str, Any]:
-    """The figures of a shallow network trained from scratch."""
+def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int) -> Path:
+    """The run folder of a network cut by default and trained on; made where it is not there."""
+    run, plan = folder / f"healed-{name}", folder / f"{name}-{removed}.plan.json"
+    if not plan.is_file():
+        ld.collapse(
+            folder / name / "model.onnx",
+            folder / f"{name}-{removed}.onnx",
+            limit=ld.Limit(count=removed),
+            data=ld.DataOptions(recipe.data, split="val"),
+            plan_out=plan,
+        )
+    if not (run / "model.onnx").is_file():
+        started = (run / "checkpoint.safetensors").is_file()
+        ld.heal(
+            folder / name,
+            plan,
+            run,
+            overrides=(f"epochs={epochs}",),
+            resume=started,
+            progress=Reporter(f"healed-{name}"),
+        )
+    return run
+
+
+def control(run: Path, way: str, recipe: Recipe, removed: int, dense: Path, seconds: float) -> dict[str, Any]:
+    """The figures of a network that stands for itself: the shallow one from scratch, or a healed one."""
     kept = run / "paper_rows.json"
     if kept.is_file():
         row = json.loads(kept.read_text())["rows"][0]
@@ -197,7 +222,7 @@ def control(
         val, test = _samples(recipe, opened.manifest.preprocessing)
         costs = model_costs(opened.model)
         row = {
-            "way": "scratch",
+            "way": way,
             "seed": None,
             "removed": removed,
             "block": None,
@@ -211,7 +236,7 @@ def control(
     if seconds > 0 and row["latency"] is None:
         row["latency"] = latency(dense, load_model(run / "model.onnx"), seconds)
     atomic_write_text(kept, json.dumps({"rows": [row]}))
-    return {"name": name, "training_seconds": seconds_of(run), "rows": [row]}
+    return {"name": run.name, "training_seconds": seconds_of(run), "rows": [row]}
 
 
 def shallow(dense: Path) -> list[str]:
@@ -279,6 +304,8 @@ def main() -> None:
         metavar="'KEY=VALUE ...'",
         help="one training with all of these changed",
     )
+    parser.add_argument("--heal", nargs="*", default=[], metavar="RUN", help="trainings to cut and train on")
+    parser.add_argument("--heal-epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="of the random removal")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="timed seconds of each latency; 0 for none"
@@ -293,13 +320,20 @@ def main() -> None:
     without = shallow(runs["dense"])
     name = f"scratch-{len(without)}"
     scratch = trained(arguments.folder, name, recipe, {"penalty": 0.0, "without": tuple(without)})
+    unknown = sorted(set(arguments.heal) - set(runs))
+    if unknown:
+        parser.error(f"--heal knows no {', '.join(unknown)}; there are: {', '.join(runs)}")
+    more = [
+        healed(arguments.folder, run, recipe, len(without), arguments.heal_epochs) for run in arguments.heal
+    ]
     result = {
         "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
         "recipe": recipe.model_copy(update={"data": recipe.data.partition(":")[0]}).model_dump(mode="json"),
         "scratch_without": without,
         "runs": [
             *(measure(run, name, recipe, dense, arguments) for name, run in runs.items()),
-            control(scratch, name, recipe, len(without), dense, arguments.seconds),
+            control(scratch, "scratch", recipe, len(without), dense, arguments.seconds),
+            *(control(run, "healed", recipe, len(without), dense, arguments.seconds) for run in more),
         ],
     }
     atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
