@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def variants(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, dict[st
         settings = text.split()
         changed = load_recipe(None, settings).model_dump()
         keys = [setting.partition("=")[0] for setting in settings]
-        found["-".join(settings).replace("=", "-")] = {key: changed[key] for key in keys}
+        name = " ".join(settings).replace("penalty_", "").replace("penalty=", "lambda=")
+        found[re.sub(r"[^\w.]+", "-", name).strip("-")] = {key: changed[key] for key in keys}
     return found
 
 
