@@ -306,6 +306,9 @@ def main() -> None:
         metavar="'KEY=VALUE ...'",
         help="one training with all of these changed",
     )
+    parser.add_argument(
+        "--scratch-epochs", type=int, nargs="*", default=[], help="of further controls from scratch"
+    )
     parser.add_argument("--heal", nargs="*", default=[], metavar="RUN", help="trainings to cut and train on")
     parser.add_argument("--heal-epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="of the random removal")
@@ -317,25 +320,26 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.settings)
     settings = variants(arguments, recipe)
+    unknown = sorted(set(arguments.heal) - set(settings))
+    if unknown:
+        parser.error(f"--heal knows no {', '.join(unknown)}; there are: {', '.join(settings)}")
     runs = {name: trained(arguments.folder, name, recipe, changes) for name, changes in settings.items()}
     dense = runs["dense"] / "model.onnx"
     without = shallow(runs["dense"])
-    name = f"scratch-{len(without)}"
-    scratch = trained(arguments.folder, name, recipe, {"penalty": 0.0, "without": tuple(without)})
-    unknown = sorted(set(arguments.heal) - set(runs))
-    if unknown:
-        parser.error(f"--heal knows no {', '.join(unknown)}; there are: {', '.join(runs)}")
-    more = [
-        healed(arguments.folder, run, recipe, len(without), arguments.heal_epochs) for run in arguments.heal
-    ]
+    plain = {"penalty": 0.0, "without": tuple(without)}
+    alone = [("scratch", trained(arguments.folder, f"scratch-{len(without)}", recipe, plain))]
+    for epochs in arguments.scratch_epochs:
+        name = f"scratch-{len(without)}-{epochs}-epochs"
+        alone.append(("scratch", trained(arguments.folder, name, recipe, plain | {"epochs": epochs})))
+    for run in arguments.heal:
+        alone.append(("healed", healed(arguments.folder, run, recipe, len(without), arguments.heal_epochs)))
     result = {
         "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
         "recipe": recipe.model_copy(update={"data": recipe.data.partition(":")[0]}).model_dump(mode="json"),
         "scratch_without": without,
         "runs": [
             *(measure(run, name, recipe, dense, arguments) for name, run in runs.items()),
-            control(scratch, "scratch", recipe, len(without), dense, arguments.seconds),
-            *(control(run, "healed", recipe, len(without), dense, arguments.seconds) for run in more),
+            *(control(run, way, recipe, len(without), dense, arguments.seconds) for way, run in alone),
         ],
     }
     atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
