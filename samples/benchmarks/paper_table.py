@@ -104,8 +104,8 @@ def trained(folder: Path, name: str, recipe: Recipe, changes: dict[str, Any]) ->
     return run
 
 
-def rows_of(run: Path, recipe: Recipe, seeds: int) -> list[Row]:
-    """Every network that removal makes of a run's, in each way and at each depth."""
+def rows_of(run: Path, recipe: Recipe, seeds: int, deepest: int) -> list[Row]:
+    """Every network that removal makes of a run's, in each way and at each depth up to the deepest."""
     opened = open_model(run / "model.onnx")
     able = {b.name: b for b in opened.blocks if b.collapsible and Form.BYPASS in b.forms}
     distances, _ = recorded_distances(opened.manifest, opened.blocks)
@@ -117,14 +117,19 @@ def rows_of(run: Path, recipe: Recipe, seeds: int) -> list[Row]:
         orders.append(("random", seed, list(np.random.default_rng(seed).permutation(list(able)))))
     rows = [Row("dense", None, 0, None, ())]
     for way, seed, order in orders:
-        for depth in range(1, len(order) + 1):
+        for depth in range(1, min(len(order), deepest) + 1):
             cuts = tuple(Cut(able[name], Form.BYPASS) for name in order[:depth])
             rows.append(Row(way, seed, depth, str(order[depth - 1]), cuts))
     evidence = training_evidence(recipe, opened.manifest.preprocessing)
     every = [block for block in opened.blocks if block.collapsible]
     engine = Engine(opened.model, every, evidence.fit, evidence.choose, provider="auto")
     path = greedy(
-        engine, list(engine.blocks), CRITERIA["loss"], repair="auto", refit=True, stop=lambda step: False
+        engine,
+        list(engine.blocks),
+        CRITERIA["loss"],
+        repair="auto",
+        refit=True,
+        stop=lambda step: len(step.cuts) >= deepest,
     )
     rows += [Row("default", None, k, step.block, step.cuts, step.refits) for k, step in enumerate(path, 1)]
     return rows
@@ -140,7 +145,7 @@ def measure(
         opened = open_model(run / "model.onnx")
         val, test = _samples(recipe, opened.manifest.preprocessing)
         judged: dict[Any, tuple[float, float]] = {}
-        for row in rows_of(run, recipe, arguments.seeds):
+        for row in rows_of(run, recipe, arguments.seeds, arguments.deepest):
             model = collapse_blocks(opened.model, row.cuts, row.refits)
             costs = model_costs(model)
             # Different orders meet: the same blocks gone without repair are the same network.
@@ -312,6 +317,7 @@ def main() -> None:
     parser.add_argument("--heal", nargs="*", default=[], metavar="RUN", help="trainings to cut and train on")
     parser.add_argument("--heal-epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="of the random removal")
+    parser.add_argument("--deepest", type=int, default=100, help="remove at most that many blocks")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="timed seconds of each latency; 0 for none"
     )
