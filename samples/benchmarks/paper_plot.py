@@ -21,6 +21,7 @@ WAYS = {
     "default": ("s--", "greedy, repaired"),
     "random": ("x:", "random"),
 }
+COLOURS = [colour for name in ("tab10", "Dark2") for colour in matplotlib.colormaps[name].colors]
 
 ALONE = {"scratch": "*", "healed": "P"}
 """Networks that are no depth of another one."""
@@ -32,9 +33,11 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
     timed = any(row["latency"] for run in result["runs"] for row in run["rows"])
     for number, run in enumerate(result["runs"]):
-        colour = f"C{number}"
+        colour = COLOURS[number % len(COLOURS)]
         whole = [row for row in run["rows"] if row["way"] == "dense"]
-        for way, (style, label) in WAYS.items():
+        if whole:
+            left.plot([], [], color=colour, linewidth=4, label=run["name"])
+        for way, (style, _) in WAYS.items():
             rows = [row for row in run["rows"] if row["way"] == way]
             if not rows:
                 continue
@@ -43,7 +46,7 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
                 np.mean([row["test_accuracy"] for row in [*whole, *rows] if row["removed"] == d])
                 for d in depths
             ]
-            left.plot(depths, values, style, color=colour, label=f"{run['name']}, {label}", markersize=5)
+            left.plot(depths, values, style, color=colour, markersize=5)
             if way != "random":
                 costs = [_cost(row, timed) for row in rows]
                 right.plot(costs, [row["test_accuracy"] for row in rows], style, color=colour, markersize=5)
@@ -57,7 +60,12 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
     right.set_xlabel("latency relative to dense" if timed else "MMACs")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    for style, label in WAYS.values():
+        right.plot([], [], style, color="black", markersize=5, label=label)
+    right.legend(loc="lower right", fontsize=8)
+    figure.legend(
+        handles=left.get_legend_handles_labels()[0], loc="outside lower center", ncols=3, fontsize=8
+    )
     for target in targets:
         figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
     plt.close(figure)
