@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import buffers
+from lacoot_deploy.transport import buffers, sliced
 from lacoot_deploy.transport.ascent import ascend
 from lacoot_deploy.transport.directions import (
     MOST_DRAWN_AT_ONCE,
@@ -166,10 +166,10 @@ def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[T
         The distances [P], their derivatives by the projections [2, P, N], and the directions, [D] each.
     """
     directed = _all_directions(rows, options)
-    shape = (2, len(rows), directed[0].bank.shape[1], rows[0][0].shape[0])
     counts = {each.bank.shape[1] for each in directed}
     if len(counts) > 1:
         raise UsageError(f"All pairs need as many directions, but got {sorted(counts)}.")
+    shape = (2, len(rows), *counts, rows[0][0].shape[0])
     projected = torch.empty(shape, dtype=directed[0].bank.dtype, device=rows[0][0].device)
     for k, (ends, along) in enumerate(zip(rows, directed, strict=True)):
         for side, end in enumerate(ends):
@@ -206,7 +206,7 @@ def _all_directions(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) ->
     given: Sequence[Directions | Tensor | None] = options.directions or [None] * len(rows)
     if len(given) != len(rows):
         raise UsageError(f"Each pair needs its directions, but there are {len(given)} for {len(rows)} pairs.")
-    at_once = not options.directions and options.group is None and _launches_count(x.device)
+    at_once = not options.directions and options.group is None and sliced.launches_count(x.device)
     if at_once and count >= 1 and sum(features) * count <= MOST_DRAWN_AT_ONCE:
         return random_directions_at_once(
             features, count, generator=options.generator, device=x.device, dtype=dtype
@@ -219,11 +219,6 @@ def _all_directions(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) ->
 
         found = [share_directions(one, options.group) for one in found]
     return found
-
-
-def _launches_count(device: torch.device) -> bool:
-    """Whether small operations cost more to start than to run."""
-    return device.type != "cpu"
 
 
 def _directions(
