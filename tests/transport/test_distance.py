@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.transport import distance as distance_module
@@ -318,3 +319,23 @@ def test_refuses_pairs_that_do_not_go_together() -> None:
         max_sliced_wasserstein_each([one, one], directions=directions)
     with pytest.raises(UsageError, match="there are 1 for 2 pairs"):
         max_sliced_wasserstein_each([one, one], directions=directions[:1])
+
+    @pytest.mark.parametrize("estimator", ["sampled", "ascent"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_nothing_waits_for_the_device_or_mixes_it_with_the_host(self, estimator, dtype):
+        # Without data on a pretended GPU: reading a number from it, or mixing it with the CPU, is an error there.
+        with FakeTensorMode():
+            ends = [torch.empty(8, 6, 4, 4, device="cuda", dtype=dtype, requires_grad=True) for _ in range(2)]
+            values = max_sliced_wasserstein_each([ends, ends[::-1]], estimator=estimator)
+            assert values.device.type == "cuda"
+            # Not `backward`, which starts a thread for the device.
+            slopes = distance_module._AlongDirections.backward(values.grad_fn, torch.empty_like(values))
+        gradients = [slope for slope in slopes if slope is not None]
+        assert [(g.device.type, g.shape, g.dtype) for g in gradients] == [("cuda", ends[0].shape, dtype)] * 4
+
+    def test_a_number_read_from_the_device_would_be_noticed(self, monkeypatch):
+        monkeypatch.setattr(sliced, "power_mean", lambda d, p: d.abs().mean(-1) * float(d.sum()))
+        with FakeTensorMode():
+            ends = torch.empty(2, 8, 6, 4, 4, device="cuda", requires_grad=True)
+            with pytest.raises(DataDependentOutputException):
+                max_sliced_wasserstein_each([tuple(ends)])
