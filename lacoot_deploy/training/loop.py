@@ -34,7 +34,7 @@ class EpochReport:
         epoch: Counted from 1.
         epochs: Epochs of the whole run.
         loss: Mean cross-entropy on augmented training images, without the penalty.
-        penalty: Mean distance over blocks and the steps that computed it; None where none did.
+        penalty: Mean distance over blocks and steps; None where none was computed.
         weight: lambda at the epoch's last step.
         train_accuracy: Percent, on augmented training images as they passed.
         val_loss: Mean cross-entropy on validation images.
@@ -127,7 +127,7 @@ class Trainer:
         augmenting = seeded(recipe.seed, epoch, AUGMENT)
         directions = seeded(recipe.seed, epoch, DIRECTIONS, device=self.accelerator.device)
         # Sums stay on the device: reading a number every step would make a GPU wait for Python.
-        sums = torch.zeros(5, dtype=torch.float64, device=self.accelerator.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.accelerator.device)
         batches = self._batches(epoch)
         lr = weight = 0.0
         for index, indices in enumerate(batches):
@@ -136,13 +136,12 @@ class Trainer:
             weight = penalty_weight(recipe, step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate", 1.0)
-            due = step % recipe.penalty_every == 0
-            sums += self._step(indices, weight * recipe.penalty_every if due else 0.0, augmenting, directions)
+            sums += self._step(indices, weight, augmenting, directions)
             if index % 50 == 49 and self.shares == 1 and not bool(torch.isfinite(sums[0])):
                 break
             on_step(index + 1, len(batches))
         sums = self._total(sums)
-        loss, correct, count, penalty, penalised = sums.tolist()
+        loss, penalty, correct, count = sums.tolist()
         if not torch.isfinite(sums).all():
             raise VerificationError(
                 f"The training diverged in epoch {epoch + 1} (the loss is {loss / max(count, 1):g}); lower lr or "
@@ -150,7 +149,7 @@ class Trainer:
             )
         return {
             "loss": loss / count,
-            "penalty": penalty / penalised if penalised else None,
+            "penalty": penalty / count if weight > 0 and recipe.penalty > 0 else None,
             "train_accuracy": 100 * correct / count,
             "lr": lr,
             "weight": weight,
@@ -169,10 +168,7 @@ class Trainer:
         augmenting: torch.Generator,
         directions: torch.Generator,
     ) -> torch.Tensor:
-        """One optimiser step, and sums over this process's images.
-
-        Of loss, correct answers and ones; then, over the images for which it was computed, of the penalty and ones.
-        """
+        """One optimiser step; sums over this process's images of loss, penalty, correct answers and ones."""
         recipe = self.recipe
         pieces = pieces_of(len(indices), shares=self.shares, parts=recipe.accumulate)
         own = pieces[self.rank]
@@ -180,7 +176,7 @@ class Trainer:
         images, labels = self.train_images.augmented(
             indices, recipe.augment, augmenting, slice(offset, own[-1].stop)
         )
-        sums = torch.zeros(5, dtype=torch.float64, device=images.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=images.device)
         self.optimizer.zero_grad(set_to_none=True)
         for number, piece in enumerate(own):
             part = slice(piece.start - offset, piece.stop - offset)
@@ -228,7 +224,6 @@ class Trainer:
         values = self.capture.take()
         if values:
             penalty = block_penalty(values, self.recipe, directions, group=self.group)
-        penalised = bool(values)
         del values
         objective = loss
         if self.teacher is not None:
@@ -243,8 +238,7 @@ class Trainer:
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             count = len(images)
-            ones, penalised_ones = (loss.new_full((), number) for number in (count, count * penalised))
-            parts = (loss, correct.float(), ones, penalty * count, penalised_ones)
+            parts = (loss, penalty * count, correct.float(), loss.new_full((), count))
             return torch.stack([part.detach() for part in parts]).double()
 
     def _distance_to_teacher(self, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

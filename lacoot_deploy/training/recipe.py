@@ -50,7 +50,7 @@ BELONGING: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         (
             *("penalty", "penalty_schedule", "penalty_initial", "penalty_start", "penalty_end"),
-            *("penalty_every", "penalty_stride", "penalty_blocks"),
+            *("penalty_stride", "penalty_blocks"),
         ),
         ("lacoot",),
     ),
@@ -107,8 +107,6 @@ class Recipe(BaseModel):
         penalty_initial: That initial weight: 0 to let the penalty rise, more than lambda to let it fall.
         penalty_start: Share of the training at which the penalty sets in.
         penalty_end: Share of the training at which the penalty reaches lambda.
-        penalty_every: n > 1 computes the penalty at every n-th step only, n times as strong, which costs an n-th
-            (lazy regularisation, Karras et al., 1912.04958).
         penalty_stride: n > 1 looks only at every n-th row and column of activations.
         penalty_blocks: Names of the blocks to penalise; empty for all that a bypass can remove.
         estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
@@ -179,7 +177,6 @@ class Recipe(BaseModel):
     penalty_initial: float = Field(default=0.0, ge=0)
     penalty_start: float = Field(default=0.0, ge=0, le=1)
     penalty_end: float = Field(default=1.0, gt=0, le=1)
-    penalty_every: int = Field(default=1, ge=1)
     penalty_stride: int = Field(default=1, ge=1)
     penalty_blocks: tuple[str, ...] = ()
     estimator: Literal["sampled", "ascent"] = "sampled"

@@ -30,12 +30,9 @@ def steps(data: str, folder: Path, output: Path) -> dict[str, list[str]]:
     table = str(output / "latency_table_cuda.json")
     paper = [str(RECIPE), "--set", f"data={data}", "--set", "device=cuda", "--set", "precision=bf16"]
     found = {
-        "step": [
-            *("training_step.py", "--device", "cuda", "--every", "4"),
-            *("--json", str(output / "training_step_cuda.json")),
-        ],
+        "step": ["training_step.py", "--device", "cuda", "--json", str(output / "training_step_cuda.json")],
         "step-bf16": [
-            *("training_step.py", "--device", "cuda", "--precision", "bf16", "--every", "4"),
+            *("training_step.py", "--device", "cuda", "--precision", "bf16"),
             *("--json", str(output / "training_step_cuda_bf16.json")),
         ],
         "distance": ["distance_speed.py", "--device", "cuda", "--data", data, "--output", str(output)],

@@ -2,14 +2,13 @@
 
     python samples/benchmarks/training_step.py --json samples/benchmarks/results/training_step_cpu.json
     python samples/benchmarks/training_step.py --model resnet20 --rounds 20 --json step.json
-    python samples/benchmarks/training_step.py --device cuda --precision bf16 --every 4
+    python samples/benchmarks/training_step.py --device cuda --precision bf16
 
 Without options it is the paper's ResNet-18 on CIFAR-10 shapes, batch 128. The original's penalty is POT's
 `max_sliced_wasserstein_distance` (50 random directions, all of them under autograd) on the same blocks. Every round
 runs each step once, in an order that rotates; the cost is the median over rounds of the paired ratio to the step
-without penalty, with a bootstrap interval. `--every n` adds the lazy penalty (a recipe's `penalty_every`): n steps of
-which one is penalised, in figures per step. On the CPU the process's own CPU time is shown too: it is what to look
-at on a machine that others keep busy.
+without penalty, with a bootstrap interval. On the CPU the process's own CPU time is shown too: it is what to look at
+on a machine that others keep busy.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def originals(values: Values) -> Tensor:
     return torch.stack(distances).mean()
 
 
-def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], int]:
+def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], int]:
     """One function per kind of step, all on one network, and the number of blocks penalised."""
     recipe = Recipe(model=arguments.model)
     device = torch.device(arguments.device)
@@ -76,23 +75,19 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
         loss.backward()
         optimizer.step()
 
-    kinds: dict[str, Callable[[], object]] = {
+    kinds = {
         "plain": lambda: step(None),
         "ours": lambda: step(lambda values: block_penalty(values, recipe, generator)),
     }
-    if arguments.every > 1:
-        kinds["lazy"] = lambda: [
-            kinds["ours" if index == 0 else "plain"]() for index in range(arguments.every)
-        ]
     if not arguments.no_original:
         kinds["original"] = lambda: step(originals)
     return kinds, len(found.tracked)
 
 
 def measure(
-    kinds: dict[str, Callable[[], object]], rounds: int, device: str, every: int = 1
+    kinds: dict[str, Callable[[], None]], rounds: int, device: str
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds of a step of every kind, by the wall and by the process's CPU clock; a lazy one is `every` steps."""
+    """Seconds of every step of every kind, by the wall and by the process's CPU clock."""
     names = list(kinds)
     for name in names:
         kinds[name]()
@@ -109,9 +104,8 @@ def measure(
             kinds[name]()
             if device == "cuda":
                 torch.cuda.synchronize()
-            steps = every if name == "lazy" else 1
-            seconds["wall"][name].append((time.perf_counter() - wall) / steps)
-            seconds["cpu"][name].append((time.process_time() - cpu) / steps)
+            seconds["wall"][name].append(time.perf_counter() - wall)
+            seconds["cpu"][name].append(time.process_time() - cpu)
     return seconds
 
 
@@ -136,14 +130,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--contiguous", action="store_true", help="channels first instead of channels last")
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="also penalise every N-th step only"
-    )
     parser.add_argument("--no-original", action="store_true", help="leave POT out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     kinds, blocks = steps(arguments)
-    seconds = measure(kinds, arguments.rounds, arguments.device, arguments.every)
+    seconds = measure(kinds, arguments.rounds, arguments.device)
     clocks = ("wall",) if arguments.device == "cuda" else ("wall", "cpu")
     figures: dict[str, object] = {
         "model": arguments.model,
@@ -154,7 +145,6 @@ def main() -> None:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "precision": arguments.precision,
-        "every": arguments.every,
         "machine": describe_machine().model_dump(mode="json"),
     }
     print(f"{arguments.model}, batch {arguments.batch}, {blocks} blocks, {arguments.rounds} rounds")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +15,6 @@ from lacoot_deploy.files import sha256_file
 from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
 from lacoot_deploy.selection.criteria import CRITERIA
-from lacoot_deploy.training import loop
 from lacoot_deploy.training import session as session_module
 from lacoot_deploy.training.blocks import TrackedBlock
 from lacoot_deploy.training.checkpoint import read_checkpoint
@@ -24,7 +22,6 @@ from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
 from lacoot_deploy.training.measure import measure_blocks
-from lacoot_deploy.training.penalty import block_penalty
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import Progress, TrainResult, train
 
@@ -228,34 +225,6 @@ def test_the_penalty_brings_outputs_closer_to_inputs(tmp_path: Path) -> None:
     assert plain.epochs[-1].penalty is None
     for with_penalty, without in zip(penalised.manifest.blocks, plain.manifest.blocks, strict=True):
         assert with_penalty.distances["mswd"].value < 0.5 * without.distances["mswd"].value
-
-
-def test_a_lazy_penalty_is_computed_every_nth_step_and_as_strong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values: list[float] = []
-    images: list[int] = []
-
-    def counted(
-        ends: dict[str, tuple[torch.Tensor, torch.Tensor]], *args: Any, **options: Any
-    ) -> torch.Tensor:
-        value = block_penalty(ends, *args, **options)
-        values.append(float(value.detach()))
-        images.append(len(next(iter(ends.values()))[0]))
-        return value
-
-    monkeypatch.setattr(loop, "block_penalty", counted)
-    result = train(changed(penalty_every=5, penalty=2.0), tmp_path / "lazy")
-    # 11 steps an epoch: the steps 0, 5 and 10 (the short last batch), then 15 and 20, counted over epochs.
-    assert images == [128, 128, images[2], 128, 128]
-    means = [np.average(values[part], weights=images[part]) for part in (slice(3), slice(3, 5))]
-    assert [epoch.penalty for epoch in result.epochs] == pytest.approx(means)
-    assert [epoch.weight for epoch in result.epochs] == [2.0, 2.0]
-    # A training of a single step shows the strength: every third step thrice as strong.
-    single = {"batch_size": 5000, "epochs": 1}
-    thrice = train(changed(**single, penalty=2.0, penalty_every=3), tmp_path / "thrice")
-    strong = train(changed(**single, penalty=6.0), tmp_path / "strong")
-    assert farthest(weights_of(thrice), weights_of(strong)) == 0
 
 
 NORM_FREE = """
