@@ -195,9 +195,9 @@ def _samples(recipe: Recipe, preprocessing: Any) -> tuple[Samples, Samples]:
     return one, other
 
 
-def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int) -> Path:
+def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int, run: Path) -> Path:
     """The run folder of a network cut by default and trained on; made where it is not there."""
-    run, plan = folder / f"healed-{name}", folder / f"{name}-{removed}.plan.json"
+    plan = folder / f"{name}-{removed}.plan.json"
     if not plan.is_file():
         ld.collapse(
             folder / name / "model.onnx",
@@ -214,7 +214,7 @@ def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int) -
             run,
             overrides=(f"epochs={epochs}",),
             resume=started,
-            progress=Reporter(f"healed-{name}"),
+            progress=Reporter(run.name),
         )
     return run
 
@@ -315,7 +315,7 @@ def main() -> None:
         "--scratch-epochs", type=int, nargs="*", default=[], help="of further controls from scratch"
     )
     parser.add_argument("--heal", nargs="*", default=[], metavar="RUN", help="trainings to cut and train on")
-    parser.add_argument("--heal-epochs", type=int, default=3)
+    parser.add_argument("--heal-epochs", type=int, nargs="+", default=[3], help="of each healing")
     parser.add_argument("--seeds", type=int, default=5, help="of the random removal")
     parser.add_argument("--deepest", type=int, default=100, help="remove at most that many blocks")
     parser.add_argument(
@@ -338,7 +338,10 @@ def main() -> None:
         name = f"scratch-{len(without)}-{epochs}-epochs"
         alone.append(("scratch", trained(arguments.folder, name, recipe, plain | {"epochs": epochs})))
     for run in arguments.heal:
-        alone.append(("healed", healed(arguments.folder, run, recipe, len(without), arguments.heal_epochs)))
+        for epochs in arguments.heal_epochs:
+            longer = "" if epochs == arguments.heal_epochs[0] else f"-{epochs}-epochs"
+            target = arguments.folder / f"healed-{run}{longer}"
+            alone.append(("healed", healed(arguments.folder, run, recipe, len(without), epochs, target)))
     result = {
         "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
         "recipe": recipe.model_copy(update={"data": recipe.data.partition(":")[0]}).model_dump(mode="json"),
