@@ -27,10 +27,17 @@ ALONE = {"scratch": "*", "healed": "P"}
 """Networks that are no depth of another one."""
 
 
+LEGEND_WIDTH = 150
+"""Letters that the columns of the legend may have together."""
+
+
 def plot(result: dict[str, Any], *targets: Path) -> None:
     """Draw the figures of `paper_table.py` and write them, one file per target."""
     matplotlib.rcParams["svg.hashsalt"] = "lacoot"
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
+    names = [run["name"] for run in result["runs"]]
+    columns = max(min(LEGEND_WIDTH // max(map(len, names)), 3), 1)
+    height = 4.4 + 0.2 * -(-len(names) // columns)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), sharey=True, layout="constrained")
     timed = any(row["latency"] for run in result["runs"] for row in run["rows"])
     for number, run in enumerate(result["runs"]):
         colour = COLOURS[number % len(COLOURS)]
@@ -64,7 +71,7 @@ def plot(result: dict[str, Any], *targets: Path) -> None:
         right.plot([], [], style, color="black", markersize=5, label=label)
     right.legend(loc="lower right", fontsize=8)
     figure.legend(
-        handles=left.get_legend_handles_labels()[0], loc="outside lower center", ncols=3, fontsize=8
+        handles=left.get_legend_handles_labels()[0], loc="outside lower center", ncols=columns, fontsize=8
     )
     for target in targets:
         figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
