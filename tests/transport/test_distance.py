@@ -300,26 +300,6 @@ class TestTheWayOfAGpu:
             assert end.grad.isfinite().all()
         assert not same.grad.any()
 
-    def test_large_activations_keep_the_memory_bounded(self, as_on_a_gpu, monkeypatch):
-        monkeypatch.setattr(distance_module, "MOST_DRAWN_AT_ONCE", 1000)
-
-        def fail(*args, **kwargs):
-            raise AssertionError("drawn at once all the same")
-
-        monkeypatch.setattr(distance_module, "random_directions_at_once", fail)
-        assert max_sliced_wasserstein(*pair(8, 5000)) > 0
-
-
-def test_refuses_pairs_that_do_not_go_together() -> None:
-    one, other = pair(8, 5), pair(8, 5, dtype=torch.float64)
-    with pytest.raises(UsageError, match="float64 for all or for none"):
-        max_sliced_wasserstein_each([one, other])
-    directions = [random_directions(5, count) for count in (3, 4)]
-    with pytest.raises(UsageError, match=r"as many directions, but got \[3, 4\]"):
-        max_sliced_wasserstein_each([one, one], directions=directions)
-    with pytest.raises(UsageError, match="there are 1 for 2 pairs"):
-        max_sliced_wasserstein_each([one, one], directions=directions[:1])
-
     @pytest.mark.parametrize("estimator", ["sampled", "ascent"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_nothing_waits_for_the_device_or_mixes_it_with_the_host(self, estimator, dtype):
@@ -339,3 +319,23 @@ def test_refuses_pairs_that_do_not_go_together() -> None:
             ends = torch.empty(2, 8, 6, 4, 4, device="cuda", requires_grad=True)
             with pytest.raises(DataDependentOutputException):
                 max_sliced_wasserstein_each([tuple(ends)])
+
+    def test_large_activations_keep_the_memory_bounded(self, as_on_a_gpu, monkeypatch):
+        monkeypatch.setattr(distance_module, "MOST_DRAWN_AT_ONCE", 1000)
+
+        def fail(*args, **kwargs):
+            raise AssertionError("drawn at once all the same")
+
+        monkeypatch.setattr(distance_module, "random_directions_at_once", fail)
+        assert max_sliced_wasserstein(*pair(8, 5000)) > 0
+
+
+def test_refuses_pairs_that_do_not_go_together() -> None:
+    one, other = pair(8, 5), pair(8, 5, dtype=torch.float64)
+    with pytest.raises(UsageError, match="float64 for all or for none"):
+        max_sliced_wasserstein_each([one, other])
+    directions = [random_directions(5, count) for count in (3, 4)]
+    with pytest.raises(UsageError, match=r"as many directions, but got \[3, 4\]"):
+        max_sliced_wasserstein_each([one, one], directions=directions)
+    with pytest.raises(UsageError, match="there are 1 for 2 pairs"):
+        max_sliced_wasserstein_each([one, one], directions=directions[:1])
