@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.errors import LacootError
+from lacoot_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lacoot_deploy.manifest import Manifest, Plan
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.reporting import report
     from lacoot_deploy.workflow.training import export, train
 
-__version__ = "0.1.0"
 
 _PLACES = {
     "DataOptions": ("lacoot_deploy.workflow.data", "DataOptions"),

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit
+from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit
 
 FLOAT = TensorProto.FLOAT
 

@@ -113,7 +113,7 @@ def test_what_is_installed_works_outside_of_the_checkout(built, tmp_path):
     assert "0.1.0" in run(script, "--version")
     from builders import residual_cnn
 
-    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.model.io import save_model
 
     save_model(residual_cnn(3)[0], tmp_path / "model.onnx")
     assert "3 blocks, 3 can go" in run(script, "inspect", "model.onnx")

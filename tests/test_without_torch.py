@@ -9,7 +9,7 @@ import sys
 import pytest
 from builders import residual_cnn
 
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 
 WITHOUT = """
 import sys

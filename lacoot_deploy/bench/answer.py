@@ -23,7 +23,7 @@ from lacoot_deploy.bench.statistics import (
     summarise,
     verdict,
 )
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 
 
 def median_ms(report: ContestantReport) -> float:

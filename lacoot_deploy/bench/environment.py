@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacoot_deploy.runtime.machine import load_average, stolen_ticks, throttled_periods
+from lacoot_deploy.machine import load_average, stolen_ticks, throttled_periods
 
 BUSY_CPUS = 0.25
 """Processors kept busy by others from which on a warning is due."""

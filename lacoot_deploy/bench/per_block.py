@@ -21,7 +21,7 @@ from lacoot_deploy.bench.protocol import BlockNodes, Request, RunOptions
 from lacoot_deploy.bench.requests import feed_options, model_file
 from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.graph.model.blocks import Block
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.requests import Model

@@ -10,7 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lacoot_deploy.reports import figures, words
+import lacoot_deploy.reports.figures as figures
+import lacoot_deploy.reports.words as words
 from lacoot_deploy.reports.records import BlockLine, ReportDocument
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from lacoot_deploy.data.types import InputInfo, Samples
 from lacoot_deploy.errors import InputError, LacootError, VerificationError
+from lacoot_deploy.intervals import mcnemar_p, paired_bootstrap_interval, paired_proportions_interval
 from lacoot_deploy.runtime.drift import DriftStream, OutputDrift
 from lacoot_deploy.runtime.evaluate import (
     DEFAULT_BATCH,
@@ -20,7 +21,6 @@ from lacoot_deploy.runtime.evaluate import (
     top_k_hits,
 )
 from lacoot_deploy.runtime.feeds import shape_text
-from lacoot_deploy.runtime.intervals import mcnemar_p, paired_bootstrap_interval, paired_proportions_interval
 from lacoot_deploy.runtime.sessions import Session
 
 Metric = Callable[[Mapping[str, NDArray[Any]], "NDArray[np.int64] | None"], Any]

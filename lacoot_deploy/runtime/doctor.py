@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from lacoot_deploy.errors import LacootError
+from lacoot_deploy.machine import Machine, describe_machine
 from lacoot_deploy.runtime.libraries import driver_problem, required_libraries
-from lacoot_deploy.runtime.machine import Machine, describe_machine
 from lacoot_deploy.runtime.providers import CUDA, full_name, listed_providers, preload_cuda, provider_binary
 from lacoot_deploy.runtime.sessions import open_session
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from lacoot_deploy.graph.expose import expose_values
+from lacoot_deploy.graph.model.expose import expose_values
 from lacoot_deploy.runtime.sessions import Session, open_session
 
 if TYPE_CHECKING:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 
 if TYPE_CHECKING:
     import onnx
-
-    from lacoot_deploy.runtime.sessions import Session
 
 _IMAGE_SIDE = 224
 _SEQUENCE = 16
@@ -26,7 +24,15 @@ _NUMBERS = re.compile(r"bool|float(16|32|64)|u?int(8|16|32|64)")
 _PASS_THROUGH = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Clip", "Transpose"}
 
 
-def model_inputs(model: Session | onnx.ModelProto) -> tuple[InputInfo, ...]:
+class HasInputs(Protocol):
+    """Whatever knows the inputs that must be fed to it, such as a session."""
+
+    @property
+    def inputs(self) -> tuple[InputInfo, ...]:
+        """The inputs, in order."""
+
+
+def model_inputs(model: HasInputs | onnx.ModelProto) -> tuple[InputInfo, ...]:
     """The inputs that must be fed, of a session or a model (initializers that are also inputs are left out)."""
     inputs = getattr(model, "inputs", None)
     if isinstance(inputs, tuple):

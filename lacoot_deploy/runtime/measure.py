@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.manifest import DistanceRecord
 from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
 from lacoot_deploy.runtime.exposed import ExposedSession

@@ -10,7 +10,7 @@ import numpy as np
 
 from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Dim, Shape
+from lacoot_deploy.graph.model.blocks import Dim, Shape
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.feeds import generate_feeds, index_limits, model_inputs, resolve_shapes
 

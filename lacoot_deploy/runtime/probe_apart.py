@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lacoot_deploy.data.bounds import memory_bound
 from lacoot_deploy.errors import InputError, LacootError
-from lacoot_deploy.graph.blocks import Shape
+from lacoot_deploy.graph.model.blocks import Shape
 
 SECONDS = 30.0
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Answer the request on stdin."""
     _bound_memory()
     request = json.load(sys.stdin)
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.model.io import load_model
     from lacoot_deploy.runtime.probe import probe_shapes
 
     path = Path(request["path"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.segments import Segment
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.segments import Segment
 from lacoot_deploy.selection.variant import Removal
 
 

@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.cuts import Cut, Refit
-from lacoot_deploy.graph.folding import Folder, fold_refits
-from lacoot_deploy.graph.segments import split_at_blocks
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.segments import split_at_blocks
+from lacoot_deploy.graph.surgery.channels import channel_axis
+from lacoot_deploy.graph.surgery.cuts import Cut, Refit
+from lacoot_deploy.graph.surgery.folding import Folder, fold_refits
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.chains import Chains
 from lacoot_deploy.selection.judge import Judge, Quality

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lacoot_deploy.data.types import Samples, join
 from lacoot_deploy.graph.linear import Activation, Linearisation, linearise
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
-from lacoot_deploy.graph.walk import defined_values
+from lacoot_deploy.graph.model.walk import defined_values
 from lacoot_deploy.runtime.activation_statistics import ActivationMoments, Watched, activation_moments
 from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_batches
 from lacoot_deploy.selection import activation_criteria as criteria

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.cuts import Repair
+from lacoot_deploy.graph.surgery.cuts import Repair
 from lacoot_deploy.transport import (
     JointMoments,
     affine_least_squares,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut, Refit, Repair
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.cuts import Cut, Refit, Repair
 from lacoot_deploy.manifest import ArrayRecord, BlockRecord, Plan, PlanStep, RefitRecord, RepairRecord
 
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import onnx
 
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.segments import Segment, extract
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.segments import Segment, extract
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.runtime.sessions import Session
 
 Part = Literal["shortcut", "branch", "skip", "trailing", "clip"]

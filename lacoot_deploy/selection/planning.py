@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.constant_branches import constant_cuts
-from lacoot_deploy.graph.cuts import Cut, Refit
-from lacoot_deploy.graph.io import fingerprint
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.io import fingerprint
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
+from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.runtime.evaluate import predict
 from lacoot_deploy.runtime.sessions import open_session

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut, Refit
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Quality

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Repair
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.cuts import Repair
 from lacoot_deploy.runtime.sessions import Session
 
 Values = dict[str, NDArray[Any]]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.training.export import evaluating, to_onnx, values_of
 
 MATCH_TOLERANCE = 1e-3

@@ -157,7 +157,7 @@ def values_of(
     proto: onnx.ModelProto, names: Sequence[str], batch: NDArray[np.float32]
 ) -> Mapping[str, NDArray[Any]]:
     """Inner values of an ONNX model for one batch, by name, from ONNX Runtime on the CPU."""
-    from lacoot_deploy.graph.expose import expose_values
+    from lacoot_deploy.graph.model.expose import expose_values
 
     with _session(expose_values(proto, list(names))) as run:
         results = run(batch)

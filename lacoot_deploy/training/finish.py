@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lacoot_deploy.data import ImageSet
 from lacoot_deploy.files import atomic_write_text, check_target, sha256_file
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.manifest import BlockRecord, Manifest, SourceRecord
 from lacoot_deploy.training.blocks import LocatedBlocks, locate_blocks
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint

@@ -11,8 +11,8 @@ import torch
 from onnx import numpy_helper
 
 from lacoot_deploy.errors import UsageError, VerificationError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut, Refit
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.training.checkpoint import Checkpoint
 from lacoot_deploy.training.export import check_against
 from lacoot_deploy.training.models import build_model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.cuts import Refit
+from lacoot_deploy.graph.surgery.cuts import Refit
 
 SKIP_PATHS = ("shortcut", "downsample")
 

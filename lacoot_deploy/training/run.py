@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from lacoot_deploy.errors import InputError, ProviderError, UsageError
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.manifest import Manifest, read_manifest
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from lacoot_deploy.training.finish import finish_run

@@ -54,10 +54,10 @@ def inspect_activations(path: str | Path) -> ActivationInspection:
     Raises:
         InputError: The file is missing, malformed or unsupported.
     """
-    from lacoot_deploy.graph.costs import model_costs
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.discovery.costs import model_costs
     from lacoot_deploy.graph.linear import Activation, list_activations
     from lacoot_deploy.graph.linear.records import Work
+    from lacoot_deploy.graph.model.io import load_model
 
     def work(value: Work | None) -> WorkEntry | None:
         return None if value is None else WorkEntry(macs=value.macs, parameters=value.parameters)

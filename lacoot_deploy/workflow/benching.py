@@ -55,7 +55,7 @@ def bench_files(
         UsageError: An option is out of range.
     """
     from lacoot_deploy.bench import bench
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.model.io import load_model
 
     paths = [Path(path) for path in (a, b) if path is not None]
     models = [load_model(path) for path in paths]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, parse_plan, to_json, write_manifest
+from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
 from lacoot_deploy.workflow.inspecting import (
     Granularity,
@@ -21,12 +22,12 @@ from lacoot_deploy.workflow.inspecting import (
     recorded_distances,
 )
 from lacoot_deploy.workflow.linearising import LineariseOptions, MergeEntry, RefusalEntry, check_options
-from lacoot_deploy.workflow.measuring import PRODUCER, block_records
+from lacoot_deploy.workflow.measuring import block_records
 
 if TYPE_CHECKING:
     import onnx
 
-    from lacoot_deploy.graph.costs import ModelCosts
+    from lacoot_deploy.graph.discovery.costs import ModelCosts
     from lacoot_deploy.selection.planning import Limit
 
 Progress = Callable[[int, int, str], None]
@@ -114,9 +115,9 @@ def collapse(
         InputError: A file cannot be read or written, or the plan does not fit the model.
         NothingToCollapseError: No block can go, or no activation become linear, under the limit.
     """
-    from lacoot_deploy.graph.external import data_files
-    from lacoot_deploy.graph.io import fingerprint, save_model
-    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.graph.model.external import data_files
+    from lacoot_deploy.graph.model.io import fingerprint, save_model
+    from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
     from lacoot_deploy.selection.trial_runtime import Runtime
     from lacoot_deploy.workflow.linearising import apply_activations, plan_activations
@@ -277,7 +278,7 @@ def _speedup(opened: Opened, provider: str, threads: int | None) -> Callable[[on
     import tempfile
 
     from lacoot_deploy.bench import bench
-    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.model.io import save_model
 
     def measure(model: onnx.ModelProto) -> float:
         with tempfile.TemporaryDirectory() as folder:

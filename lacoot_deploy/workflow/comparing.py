@@ -48,7 +48,7 @@ def compare(
         InputError: A file cannot be used, the data does not fit, or the two signatures differ.
         ProviderError: The provider does not run a model here.
     """
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.model.io import load_model
     from lacoot_deploy.manifest import read_manifest
     from lacoot_deploy.runtime.compare import compare_models
     from lacoot_deploy.runtime.evaluate import top_k_metric

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import CollapseRecord
+from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.collapsing import read_plan
-from lacoot_deploy.workflow.measuring import PRODUCER
 from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def heal(
         VerificationError: The cut network differs from the collapsed ONNX file, or training diverged.
         ProviderError: CUDA was asked for and is not there.
     """
-    from lacoot_deploy.graph.io import fingerprint
-    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.graph.model.io import fingerprint
+    from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
     from lacoot_deploy.training.checkpoint import read_checkpoint
     from lacoot_deploy.training.finish import load_run

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.manifest import DistanceRecord, Manifest, read_manifest
 
 if TYPE_CHECKING:
     import onnx
 
-    from lacoot_deploy.graph.costs import ModelCosts
     from lacoot_deploy.graph.discovery import Survey
+    from lacoot_deploy.graph.discovery.costs import ModelCosts
 
 Granularity = Literal["block", "unit"]
 
@@ -102,7 +102,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
         InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
     """
     from lacoot_deploy.graph.discovery import find_blocks, survey
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.model.io import load_model
 
     path = Path(path)
     model = load_model(path)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from lacoot_deploy import __version__
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Block
+from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.manifest import (
     BlockRecord,
     DistanceRecord,
@@ -17,12 +16,11 @@ from lacoot_deploy.manifest import (
     StatisticsRecord,
     write_manifest,
 )
+from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
 from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
 
 Progress = Callable[[int, int, str], None]
-
-PRODUCER = f"lacoot-deploy {__version__}"
 
 
 def measure(
@@ -54,7 +52,7 @@ def measure(
         ProviderError: The provider does not run the model here.
     """
     from lacoot_deploy.files import check_target
-    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.model.io import save_model
     from lacoot_deploy.runtime.measure import measure as measure_samples
 
     path, output = Path(path), Path(output)
@@ -92,7 +90,7 @@ def measure(
 
 def _latencies(path: Path, blocks: list[Block], provider: str) -> dict[str, LatencyRecord]:
     from lacoot_deploy.bench.per_block import block_latencies
-    from lacoot_deploy.runtime.machine import describe_machine
+    from lacoot_deploy.machine import describe_machine
 
     found, cpu = block_latencies(path, blocks, provider=provider), describe_machine().cpu
     return {

@@ -58,8 +58,8 @@ def merge_run(
     Raises:
         VerificationError: The merged model differs from PyTorch; `model.onnx` is then the unmerged one.
     """
-    from lacoot_deploy.graph.io import fingerprint, load_model, save_model
     from lacoot_deploy.graph.linear import merge_linear
+    from lacoot_deploy.graph.model.io import fingerprint, load_model, save_model
     from lacoot_deploy.manifest import read_manifest
     from lacoot_deploy.training.checkpoint import read_checkpoint
     from lacoot_deploy.training.export import check_against
@@ -106,7 +106,7 @@ def _record(result: TrainResult, merging: MergeResult, fingerprint: str) -> Coll
 
 
 def _size(model: onnx.ModelProto) -> Size:
-    from lacoot_deploy.graph.costs import model_costs
+    from lacoot_deploy.graph.discovery.costs import model_costs
 
     costs = model_costs(model)
     return Size(nodes=costs.nodes, parameters=costs.parameters, macs=costs.macs)

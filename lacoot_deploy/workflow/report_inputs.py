@@ -148,7 +148,7 @@ def read_model(path: Path, run: Path | None = None) -> GivenModel:
     Raises:
         InputError: It is missing or cannot be used.
     """
-    from lacoot_deploy.graph.io import fingerprint
+    from lacoot_deploy.graph.model.io import fingerprint
 
     if path.is_dir():
         path, run = path / "model.onnx", path

@@ -300,8 +300,8 @@ def _bench(
 
 def _steps(dense: GivenModel, plan: Plan | None, folder: Path) -> list[tuple[int, Path]]:
     """The dense network cut by the first steps of the plan, at up to `STEPS` depths."""
-    from lacoot_deploy.graph.io import save_model
-    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.graph.model.io import save_model
+    from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan
 
     if plan is None or len(plan.steps) < 2 or "after_this_step" not in plan.steps[0].evidence:

@@ -146,7 +146,7 @@ def recommend(
 
     Repairs are fitted on unaugmented training images; one half of the validation images chooses, the other confirms.
     """
-    from lacoot_deploy.graph.io import save_model
+    from lacoot_deploy.graph.model.io import save_model
     from lacoot_deploy.selection.planning import Limit, make_plan
 
     opened = open_model(result.model)

@@ -38,7 +38,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lacoot_deploy.bench import BenchResult, bench
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 
 Row = dict[str, Any]
 
@@ -243,9 +243,9 @@ def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> Iterator
     import torch
     from torchvision.models.resnet import BasicBlock, ResNet
 
-    from lacoot_deploy.graph.cuts import Cut
     from lacoot_deploy.graph.discovery import find_blocks
-    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+    from lacoot_deploy.graph.surgery.cuts import Cut
     from lacoot_deploy.runtime.sessions import open_session
     from lacoot_deploy.training.export import to_onnx
 

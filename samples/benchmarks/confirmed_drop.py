@@ -19,9 +19,9 @@ import numpy as np
 
 from lacoot_deploy.errors import NothingToCollapseError
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.evaluate import predict
-from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.images import preprocessing_of
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.models import REGISTRY, BasicBlock
 from lacoot_deploy.transport import max_sliced_wasserstein
 

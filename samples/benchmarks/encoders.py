@@ -31,10 +31,10 @@ from depth_table import judge
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.blocks import Block
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.surgery import collapse_blocks
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.graph.discovery.costs import model_costs
+from lacoot_deploy.graph.model.blocks import Block
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine

@@ -33,11 +33,11 @@ import torchvision
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.per_block import BlockLatencies, block_latencies, realised
 from lacoot_deploy.errors import LacootError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.surgery import collapse_blocks
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.export import to_onnx
 
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {

@@ -22,10 +22,10 @@ from typing import Any
 from lacoot_deploy.bench import bench
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import load_model, save_model
+from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.linear import merge_linear
-from lacoot_deploy.runtime.machine import describe_machine, load_average
+from lacoot_deploy.graph.model.io import load_model, save_model
+from lacoot_deploy.machine import describe_machine, load_average
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.workflow.collapsing import collapse

@@ -31,9 +31,9 @@ import numpy as np
 import onnx
 
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.blocks import Block
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.graph.model.blocks import Block
+from lacoot_deploy.machine import describe_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVERY = 1_000_000

@@ -36,7 +36,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 
 LIMITS = {
     "external inspect seconds": 3.0,

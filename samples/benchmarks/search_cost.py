@@ -22,12 +22,12 @@ import numpy as np
 
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.expose import expose_values
-from lacoot_deploy.graph.surgery import collapse_blocks
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.expose import expose_values
+from lacoot_deploy.graph.surgery.channels import channel_axis
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine

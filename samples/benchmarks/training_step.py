@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lacoot_deploy.runtime.machine import describe_machine
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.blocks import BlockCapture, locate_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.penalty import block_penalty

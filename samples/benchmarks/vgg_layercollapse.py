@@ -19,10 +19,10 @@ from typing import Any
 
 from lacoot_deploy.bench import bench
 from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.discovery.costs import model_costs
+from lacoot_deploy.graph.model.io import load_model
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.manifest import read_manifest
-from lacoot_deploy.runtime.machine import describe_machine
 from lacoot_deploy.workflow.comparing import compare
 from lacoot_deploy.workflow.data import DataOptions
 

@@ -16,8 +16,8 @@ from lacoot_deploy.bench.environment import Activity, noise_warnings, overheated
 from lacoot_deploy.bench.files import file_hash, total_bytes
 from lacoot_deploy.bench.protocol import REQUEST, FeedOptions, ModelFile, Request, RunOptions
 from lacoot_deploy.errors import GateError, InputError, ProviderError, UsageError
+from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.libraries import driver_problem
-from lacoot_deploy.runtime.machine import describe_machine
 
 QUICK = {"min_time": 0.3, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
 

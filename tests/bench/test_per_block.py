@@ -13,7 +13,7 @@ from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.cutting import name_nodes, node_owners, prefix, read_profile
 from lacoot_deploy.bench.per_block import BlockLatencies, BlockLatency, block_latencies, realised
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.model.blocks import Block, Form
 
 
 def block(name: str, source: str, target: str, nodes: tuple[str, ...]) -> Block:

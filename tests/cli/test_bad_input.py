@@ -10,7 +10,7 @@ import pytest
 from builders import residual_cnn
 from lacoot_deploy_cli.main import run
 
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, write_manifest
 
 

@@ -13,7 +13,7 @@ from lacoot_deploy_cli import main as entry
 from lacoot_deploy_cli.main import run
 from lacoot_deploy_cli.render import print_json, printable
 
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 
 COUNT = ["--count", "1", "--criterion", "random"]
 

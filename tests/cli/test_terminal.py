@@ -17,7 +17,7 @@ from lacoot_deploy_cli import live, network
 from lacoot_deploy_cli.main import COMMANDS, run
 from terminal import on_terminal
 
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 
 ESCAPE = "\x1b["
 MODULE = ["-m", "lacoot_deploy"]

@@ -32,7 +32,7 @@ import onnx  # noqa: E402
 from builders import residual_cnn  # noqa: E402
 
 from lacoot_deploy.files import STAGING_SUFFIX  # noqa: E402
-from lacoot_deploy.graph.io import load_model  # noqa: E402
+from lacoot_deploy.graph.model.io import load_model  # noqa: E402
 from lacoot_deploy.manifest import parse_plan, read_manifest  # noqa: E402
 
 RECIPE = {

@@ -18,7 +18,7 @@ import pytest
 from builders import residual_cnn
 
 from lacoot_deploy.files import STAGING_SUFFIX
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.model.io import load_model
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults are made as on POSIX")
 HERE = Path(__file__).resolve().parent

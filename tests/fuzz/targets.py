@@ -25,10 +25,10 @@ from mutants import Reader, bases, mutant
 from lacoot_deploy.data import InputInfo, load_images, load_samples
 from lacoot_deploy.data.pickled import read_batch
 from lacoot_deploy.errors import LacootError
-from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import survey
-from lacoot_deploy.graph.io import fingerprint, load_model, save_model
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.io import fingerprint, load_model, save_model
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import (
     Manifest,
     Plan,
@@ -236,8 +236,8 @@ def _graphs() -> list[bytes]:
 
 
 def _plans() -> list[bytes]:
-    from lacoot_deploy.graph.blocks import Form
-    from lacoot_deploy.graph.cuts import Refit, Repair
+    from lacoot_deploy.graph.model.blocks import Form
+    from lacoot_deploy.graph.surgery.cuts import Refit, Repair
     from lacoot_deploy.selection.matching import refit_records
 
     _, blocks = residual_mlp(2, width=4)

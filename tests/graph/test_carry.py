@@ -12,10 +12,10 @@ from builders import make_block
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.carry import carry_over, wiring
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.carry import carry_over, wiring
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 BLOCK = make_block("layer1", "stem", "layer1.out", shape=("N", 4))
 BLOCK_NODES = ("layer1.linear", "layer1.add")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import GraphBuilder, make_block, random_feeds, run
 
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.constant_branches import constant_cuts
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
 
 WIDTH = 4
 IMAGE, TOKENS = ("N", WIDTH, 6, 6), ("N", 3, WIDTH)

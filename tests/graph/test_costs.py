@@ -5,7 +5,7 @@ import pytest
 from builders import GraphBuilder, residual_cnn
 from onnx import TensorProto
 
-from lacoot_deploy.graph.costs import model_costs
+from lacoot_deploy.graph.discovery.costs import model_costs
 
 
 def macs(g: GraphBuilder, output: str, **options: object) -> int | None:
@@ -97,10 +97,10 @@ def test_bodies_count():
 
 
 def test_block_costs_add_up_to_what_removal_saves():
-    from lacoot_deploy.graph.blocks import Form
-    from lacoot_deploy.graph.cuts import Cut
     from lacoot_deploy.graph.discovery import find_blocks
-    from lacoot_deploy.graph.surgery import collapse_blocks
+    from lacoot_deploy.graph.model.blocks import Form
+    from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+    from lacoot_deploy.graph.surgery.cuts import Cut
 
     model, _ = residual_cnn(blocks=3)
     before = model_costs(model)

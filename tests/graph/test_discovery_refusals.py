@@ -8,9 +8,8 @@ from builders import GraphBuilder, residual_cnn
 from onnx import TensorProto, helper
 from test_discovery_units import branch, conv, explained, image, multi, only
 
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.shapes import undecided_values
+from lacoot_deploy.graph.discovery import find_blocks, survey
+from lacoot_deploy.graph.model.blocks import Form
 
 
 def linear(g: GraphBuilder, x: str, into: int = 8, out: int = 8) -> str:
@@ -143,18 +142,18 @@ class TestRefused:
         model = mystery()
         block = only(model)
         assert block.reason.code == "shape_unknown"
-        assert set(block.reason.values) <= set(undecided_values(model))
+        assert set(block.reason.values) <= set(survey(model).undecided)
 
     def test_measured_shapes_settle_it(self):
         model = mystery()
-        shapes = dict.fromkeys(undecided_values(model), (2, 4, 8, 8))
+        shapes = dict.fromkeys(survey(model).undecided, (2, 4, 8, 8))
         (block,) = find_blocks(model, shapes=shapes)
         assert block.forms == (Form.BYPASS, Form.SHORTCUT)
         assert block.shape == (2, 4, 8, 8)
 
     def test_measured_shapes_that_differ(self):
         model = mystery()
-        shapes = dict.fromkeys(undecided_values(model), (2, 4, 8, 8))
+        shapes = dict.fromkeys(survey(model).undecided, (2, 4, 8, 8))
         # The skip is what broadcasts: no residual sum at all.
         assert find_blocks(model, shapes={**shapes, "skip": (2, 4, 1, 1)}) == ()
 
@@ -374,4 +373,4 @@ def test_open_height_and_width_are_decided_symbolically(size):
             dim.dim_param = f"{size}{axis}"
     del model.graph.value_info[:]
     assert all(block.forms == (Form.BYPASS, Form.SHORTCUT) for block in find_blocks(model))
-    assert undecided_values(model) == ()
+    assert survey(model).undecided == ()

@@ -6,8 +6,8 @@ import pytest
 from builders import GraphBuilder, residual_cnn, residual_mlp
 from onnx import TensorProto, helper
 
-from lacoot_deploy.graph.blocks import Block, Form
 from lacoot_deploy.graph.discovery import find_blocks, unit_block
+from lacoot_deploy.graph.model.blocks import Block, Form
 
 BOTH = (Form.BYPASS, Form.SHORTCUT)
 

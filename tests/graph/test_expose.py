@@ -8,7 +8,7 @@ import pytest
 from builders import random_feeds, residual_cnn, run
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.expose import expose_values
+from lacoot_deploy.graph.model.expose import expose_values
 
 
 def test_exposed_values_stand_behind_the_outputs_in_the_order_wanted():

@@ -12,12 +12,12 @@ from builders import GraphBuilder, make_block, random_feeds, residual_cnn, resid
 from onnx import TensorProto, helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph import external
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.external import external_tensors
-from lacoot_deploy.graph.io import load_model, save_model
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model import external
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.model.external import external_tensors
+from lacoot_deploy.graph.model.io import load_model, save_model
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 
 def save_external(model: onnx.ModelProto, path, location: str = "weights.bin") -> None:

@@ -9,11 +9,11 @@ from builders import GraphBuilder, make_block, random_feeds, run
 from onnx import helper, numpy_helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.cuts import Refit, Repair
-from lacoot_deploy.graph.expose import expose_values
-from lacoot_deploy.graph.folding import Folder, fold_refits
-from lacoot_deploy.graph.io import load_model
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.expose import expose_values
+from lacoot_deploy.graph.model.io import load_model
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Refit, Repair
+from lacoot_deploy.graph.surgery.folding import Folder, fold_refits
 
 WIDTH = 6
 IMAGE, ROWS, TOKENS = ("N", WIDTH, 5, 5), ("N", WIDTH), ("N", 4, WIDTH)

@@ -8,9 +8,9 @@ import pytest
 from builders import GraphBuilder, make_block, random_feeds, run
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut, Repair
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 WIDTH = 8
 

@@ -11,8 +11,8 @@ import torch
 from architectures import ARCHITECTURES
 from ground_truth import Architecture, First, as_if_trained, export, exported
 
-from lacoot_deploy.graph.blocks import Form
 from lacoot_deploy.graph.discovery import find_blocks
+from lacoot_deploy.graph.model.blocks import Form
 
 CASES = [
     pytest.param(

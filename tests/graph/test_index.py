@@ -8,9 +8,8 @@ import pytest
 from builders import GraphBuilder, residual_mlp
 from onnx import TensorProto, helper
 
-from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.index import HIDDEN, index_model
-from lacoot_deploy.graph.shapes import undecided_values
+from lacoot_deploy.graph.discovery import find_blocks, survey
+from lacoot_deploy.graph.model.index import HIDDEN, index_model
 
 
 def labels(nodes) -> list[str]:
@@ -134,7 +133,7 @@ def chain(count: int) -> onnx.ModelProto:
 def test_eight_thousand_nodes_take_under_three_seconds():
     model = chain(2000)
     start = time.process_time()
-    assert undecided_values(model) == ()
+    assert survey(model).undecided == ()
     blocks = find_blocks(model)
     assert time.process_time() - start < 3
     assert len(blocks) == 2000

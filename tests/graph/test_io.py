@@ -12,8 +12,8 @@ from builders import random_feeds, residual_cnn, residual_mlp, run
 
 from lacoot_deploy import files
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph import io
-from lacoot_deploy.graph.io import fingerprint, load_model, save_model
+from lacoot_deploy.graph.model import io
+from lacoot_deploy.graph.model.io import fingerprint, load_model, save_model
 from lacoot_deploy.manifest import Manifest, write_manifest
 
 

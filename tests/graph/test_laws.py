@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut, Repair
 from lacoot_deploy.graph.discovery import survey
-from lacoot_deploy.graph.io import fingerprint
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.io import fingerprint
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 WIDTH = 4
 RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -256,5 +256,5 @@ def test_shapes_are_not_inferred_again(monkeypatch):
     model, blocks = residual_mlp(4)
     before = survey(model)
     result = collapse_blocks(model, [Cut(blocks[1], Form.BYPASS)])
-    monkeypatch.setattr("lacoot_deploy.graph.shapes.propagate", None)
+    monkeypatch.setattr("lacoot_deploy.graph.shapes.infer.propagate", None)
     assert [block.name for block in survey(result, cut_from=before).blocks] == ["layer0", "layer2", "layer3"]

@@ -10,15 +10,16 @@ from builders import GraphBuilder, residual_cnn, residual_mlp
 from onnx import TensorProto, helper, numpy_helper
 
 from lacoot_deploy.errors import InputError, LacootError
-from lacoot_deploy.graph import costs, ops, shape_rules, shape_values
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.discovery import find_blocks, ranges, survey
+from lacoot_deploy.graph.discovery import costs, find_blocks, ranges, survey
 from lacoot_deploy.graph.discovery.assemble import survey_of
-from lacoot_deploy.graph.index import index_model
-from lacoot_deploy.graph.shapes import undecided_values
-from lacoot_deploy.graph.surgery import collapse_blocks
-from lacoot_deploy.graph.tolerant import invalid_is_refused
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.model.index import index_model
+from lacoot_deploy.graph.model.tolerant import invalid_is_refused
+from lacoot_deploy.graph.shapes import rules as shape_rules
+from lacoot_deploy.graph.shapes import values as shape_values
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 OPERATORS = sorted(
     {*shape_rules.RULES, *shape_values._RULES, *ranges._RULES, *costs._RULES}
@@ -117,7 +118,7 @@ def test_nodes_in_a_circle(length):
         g.op("Identity", before, output=after)
     g.op("Add", x, g.op("MatMul", names[0], g.normal(4, 4)), output="y")
     model = g.model({"y": [4]}, infer=False)
-    for look in (find_blocks, undecided_values, survey):
+    for look in (find_blocks, survey):
         with pytest.raises(InputError, match="to compute v0, its nodes read one another in a circle"):
             look(model)
 

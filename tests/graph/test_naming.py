@@ -8,8 +8,15 @@ import pytest
 from builders import GraphBuilder, residual_cnn
 
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.index import index_model
-from lacoot_deploy.graph.naming import NAME_SCOPES, Names, Scopes, common, parse_name_scopes, parse_slashed
+from lacoot_deploy.graph.model.index import index_model
+from lacoot_deploy.graph.model.naming import (
+    NAME_SCOPES,
+    Names,
+    Scopes,
+    common,
+    parse_name_scopes,
+    parse_slashed,
+)
 
 
 @pytest.mark.parametrize(

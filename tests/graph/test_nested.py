@@ -9,9 +9,9 @@ from builders import GraphBuilder, cut_by_hand, make_block, run
 from onnx import TensorProto, helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 

@@ -16,10 +16,10 @@ import pytest
 from builders import cut_by_hand, random_feeds, run
 from onnx import numpy_helper
 
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 ground_truth = pytest.importorskip("ground_truth")
 ARCHITECTURES = pytest.importorskip("architectures").ARCHITECTURES

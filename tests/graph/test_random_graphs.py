@@ -16,10 +16,10 @@ from onnx.reference import ReferenceEvaluator
 from random_graphs import TYPES, WIDTH, Choices, random_model
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 Choice = tuple[Block, Form]
 BY_TYPE = {elem: name for name, (elem, _) in TYPES.items()}

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from builders import GraphBuilder, cut_by_hand, random_feeds, run
 
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 
 BOTH = (Form.BYPASS, Form.SHORTCUT)
 

@@ -7,8 +7,8 @@ import pytest
 from builders import GraphBuilder, make_block, random_feeds, residual_cnn, residual_mlp, run
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.segments import extract, split_at_blocks
+from lacoot_deploy.graph.model.segments import extract, split_at_blocks
+from lacoot_deploy.graph.surgery.channels import channel_axis
 
 
 def run_pieces(segments, feeds):

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from lacoot_deploy.graph import dims
-from lacoot_deploy.graph.blocks import Shape
-from lacoot_deploy.graph.expose import expose_values
-from lacoot_deploy.graph.index import index_model
-from lacoot_deploy.graph.shapes import infer, same_shape
+from lacoot_deploy.graph.model.blocks import Shape
+from lacoot_deploy.graph.model.expose import expose_values
+from lacoot_deploy.graph.model.index import index_model
+from lacoot_deploy.graph.model.table import same_shape
+from lacoot_deploy.graph.shapes import dims
+from lacoot_deploy.graph.shapes.infer import infer
 
 
 def shapes_of(model: onnx.ModelProto, *names: str, **options: object) -> list[Shape | None]:

@@ -12,7 +12,7 @@ from lacoot_deploy_cli.main import run
 from onnx import TensorProto, helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.runtime import probe_apart
 from lacoot_deploy.workflow.inspecting import inspect, open_model
 

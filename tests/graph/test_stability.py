@@ -11,11 +11,10 @@ import onnx
 import pytest
 from builders import GraphBuilder, cut_by_hand, random_feeds, residual_cnn, residual_mlp, run
 
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.shapes import undecided_values
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.discovery import find_blocks, survey
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.workflow.inspecting import open_model
 
 OPSETS = range(11, onnx.defs.onnx_opset_version() + 1)
@@ -90,7 +89,7 @@ class TestProbe:
     def test_a_run_decides_what_nothing_else_does(self, tmp_path):
         path = tmp_path / "model.onnx"
         onnx.save(only_running_tells(), path)
-        assert undecided_values(onnx.load(path))
+        assert survey(onnx.load(path)).undecided
         opened = open_model(path)
         assert [block.forms for block in opened.blocks] == [(Form.BYPASS, Form.SHORTCUT)]
         assert "settled by a probe run" in opened.notes[0]

@@ -8,9 +8,9 @@ import pytest
 from builders import GraphBuilder, cut_by_hand, make_block, random_feeds, residual_cnn, residual_mlp, run
 
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.blocks import Form, Reason
-from lacoot_deploy.graph.cuts import Cut, Repair
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form, Reason
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 
 def assert_same(model: onnx.ModelProto, oracle: onnx.ModelProto) -> None:

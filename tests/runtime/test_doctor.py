@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from lacoot_deploy.machine import cpu_quota
 from lacoot_deploy.runtime.doctor import diagnose
-from lacoot_deploy.runtime.machine import cpu_quota
 
 
 def test_the_cpu_works_and_everything_else_says_why_not():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lacoot_deploy.runtime.intervals import mcnemar_p, paired_bootstrap_interval, paired_proportions_interval
+from lacoot_deploy.intervals import mcnemar_p, paired_bootstrap_interval, paired_proportions_interval
 
 
 def hits(both: int, only_a: int, only_b: int, none: int):

@@ -10,7 +10,7 @@ from tiny_models import chain, make_model
 
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.blocks import Block, Form, ResidualUnit
+from lacoot_deploy.graph.model.blocks import Block, Form, ResidualUnit
 from lacoot_deploy.runtime import measure as measuring
 from lacoot_deploy.runtime.measure import measure, measure_blocks
 from lacoot_deploy.transport import cosine_distance, max_sliced_wasserstein, paired_distance

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builders import residual_cnn
 
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

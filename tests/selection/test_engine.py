@@ -9,8 +9,8 @@ import pytest
 from builders import random_feeds, residual_cnn, residual_mlp, run
 
 from lacoot_deploy.data import Samples
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.selection.engine import Engine
 
 

@@ -9,9 +9,9 @@ from builders import random_feeds, residual_mlp, run
 from lacoot_deploy.data import Samples
 from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
-from lacoot_deploy.graph.blocks import Form
-from lacoot_deploy.graph.cuts import Cut
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import BlockRecord, DistanceRecord, parse_plan, to_json
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.blocks import Form
+from lacoot_deploy.graph.model.blocks import Form
 from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
 from lacoot_deploy.training.models import ResNet
 from lacoot_deploy.training.penalty import block_penalty

@@ -12,7 +12,7 @@ import torch
 from lacoot_deploy.data import ImageSet, load_images, normalise
 from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.files import sha256_file
-from lacoot_deploy.graph.blocks import Block, Form
+from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.training import session as session_module

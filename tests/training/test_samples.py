@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.discovery.costs import model_costs
+from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.recipe import load_recipe
 from lacoot_deploy.training.run import train

@@ -12,9 +12,9 @@ from lacoot_deploy_cli.main import run as run_command
 
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.cuts import Refit, Repair
-from lacoot_deploy.graph.io import load_model
+from lacoot_deploy.graph.discovery.costs import model_costs
+from lacoot_deploy.graph.model.io import load_model
+from lacoot_deploy.graph.surgery.cuts import Refit, Repair
 from lacoot_deploy.manifest import parse_plan, read_manifest, to_json
 from lacoot_deploy.selection.matching import refit_records
 from lacoot_deploy.selection.planning import Limit

@@ -12,8 +12,8 @@ from lacoot_deploy_cli.main import run as command
 
 from lacoot_deploy import DataOptions, Limit, LineariseOptions, collapse
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
-from lacoot_deploy.graph.io import save_model
 from lacoot_deploy.graph.linear import MergeRecord
+from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.manifest import read_manifest
 from lacoot_deploy.workflow.activations import inspect_activations
 

@@ -13,8 +13,8 @@ import torch
 from lacoot_deploy_cli.main import run
 
 from lacoot_deploy.errors import UsageError, VerificationError
-from lacoot_deploy.graph.costs import model_costs
-from lacoot_deploy.graph.io import fingerprint, load_model
+from lacoot_deploy.graph.discovery.costs import model_costs
+from lacoot_deploy.graph.model.io import fingerprint, load_model
 from lacoot_deploy.manifest import read_manifest
 from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training import export as export_module

@@ -13,7 +13,7 @@ from lacoot_deploy_cli.main import run as command
 import lacoot_deploy as ld
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.io import save_model
+from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.manifest import parse_plan
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.workflow.comparing import compare
@@ -142,7 +142,7 @@ def test_worst_samples_carry_the_names_of_their_classes(files, data):
 
 
 def test_a_recommended_plan_is_shown_without_a_collapsed_file(files, tmp_path):
-    from lacoot_deploy.graph.io import load_model
+    from lacoot_deploy.graph.model.io import load_model
     from lacoot_deploy.manifest import Manifest, write_manifest
 
     model = load_model(files / "dense.onnx")

@@ -7,11 +7,11 @@ from typing import Literal
 
 import onnx
 
-from lacoot_deploy.graph.blocks import Block, Shape
 from lacoot_deploy.graph.discovery.assemble import Survey, blocks_of, survey_of, undecided
-from lacoot_deploy.graph.index import index_model
-from lacoot_deploy.graph.pauses import no_cycle_search
-from lacoot_deploy.graph.tolerant import invalid_is_refused
+from lacoot_deploy.graph.model.blocks import Block, Shape
+from lacoot_deploy.graph.model.index import index_model
+from lacoot_deploy.graph.model.pauses import no_cycle_search
+from lacoot_deploy.graph.model.tolerant import invalid_is_refused
 
 __all__ = ["Survey", "find_blocks", "survey", "undecided", "unit_block"]
 
@@ -29,7 +29,7 @@ def find_blocks(
     Args:
         model: The model; external data need not be loaded.
         shapes: Shapes measured in a probe run by value name, which supersede what is inferred (see
-            `graph.shapes.undecided_values`).
+            `survey`).
         granularity: `block` groups the units that one module runs; `unit` gives every unit by itself.
 
     Returns:

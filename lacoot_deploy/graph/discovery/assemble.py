@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lacoot_deploy.graph import shapes as static
-from lacoot_deploy.graph.blocks import Block, Form, Reason, ResidualUnit, Shape
-from lacoot_deploy.graph.costs import Costs, ModelCosts
+import lacoot_deploy.graph.shapes.infer as static
+from lacoot_deploy.graph.discovery.costs import Costs, ModelCosts
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.functions import blocks_in_functions
 from lacoot_deploy.graph.discovery.grouping import Grouper
@@ -20,8 +19,10 @@ from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
 from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
-from lacoot_deploy.graph.index import GraphIndex, ModelIndex, Node
-from lacoot_deploy.graph.naming import Names, Scopes
+from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit, Shape
+from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.model.naming import Names, Scopes
+from lacoot_deploy.graph.model.table import ShapeTable, same_shape
 
 Granularity = Literal["block", "unit"]
 
@@ -49,7 +50,7 @@ class Survey:
     blocks: tuple[Block, ...]
     undecided: tuple[str, ...]
     costs: ModelCosts
-    table: static.ShapeTable
+    table: ShapeTable
 
 
 def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Survey:
@@ -61,7 +62,7 @@ def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Surve
 
 
 def undecided(model: ModelIndex) -> tuple[str, ...]:
-    """Main-graph values whose shapes decide about a block and are not known; see `graph.shapes.undecided_values`.
+    """Main-graph values whose shapes decide about a block and are not known.
 
     Args:
         model: The model, indexed.
@@ -89,7 +90,7 @@ class _Assembler:
         self,
         model: ModelIndex,
         graph: GraphIndex,
-        table: static.ShapeTable,
+        table: ShapeTable,
         ranges: Ranges,
         names: Names,
         costs: Costs,
@@ -194,11 +195,11 @@ class _Assembler:
 
     def _forms(self, group: Group) -> tuple[tuple[Form, ...], Reason | None, bool]:
         shape = self.table.shape
-        same = static.same_shape(shape(group.input), shape(group.output))
+        same = same_shape(shape(group.input), shape(group.output))
         kinds = {self.table.dtype(group.input), self.table.dtype(group.output)} - {None}
         if len(kinds) > 1:
             same = False
-        short = [static.same_shape(shape(unit.skip), shape(summed(unit))) for unit in group.units]
+        short = [same_shape(shape(unit.skip), shape(summed(unit))) for unit in group.units]
         self._note_open(group, same, short)
         if any(hides_activation(unit) for unit in group.units):
             # What is left of the node without its sum, the activation, has no node of its own.

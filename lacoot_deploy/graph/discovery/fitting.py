@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.paths import LAYOUT, read_beyond
 from lacoot_deploy.graph.discovery.trailing import POINTWISE
 from lacoot_deploy.graph.discovery.units import Candidate
-from lacoot_deploy.graph.index import GraphIndex, Node
-from lacoot_deploy.graph.naming import Scope, Scopes
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.index import GraphIndex, Node
+from lacoot_deploy.graph.model.naming import Scope, Scopes
 
 _BEFORE = ops.NORMS | ops.ACTIVATIONS | LAYOUT | POINTWISE
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import onnx
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.blocks import Block, Reason
 from lacoot_deploy.graph.discovery.records import unit_record
 from lacoot_deploy.graph.discovery.units import Finder
-from lacoot_deploy.graph.index import ModelIndex, index_graph
-from lacoot_deploy.graph.naming import Names, Scopes
-from lacoot_deploy.graph.shapes import ShapeTable
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.blocks import Block, Reason
+from lacoot_deploy.graph.model.index import ModelIndex, index_graph
+from lacoot_deploy.graph.model.naming import Names, Scopes
+from lacoot_deploy.graph.model.table import ShapeTable
 
 
 def blocks_in_functions(model: ModelIndex, names: Names) -> list[Block]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from lacoot_deploy.graph.discovery.fitting import Fitter, Group
 from lacoot_deploy.graph.discovery.paths import LAYOUT
 from lacoot_deploy.graph.discovery.units import Candidate
-from lacoot_deploy.graph.index import GraphIndex, Node
-from lacoot_deploy.graph.naming import Scope, Scopes
+from lacoot_deploy.graph.model.index import GraphIndex, Node
+from lacoot_deploy.graph.model.naming import Scope, Scopes
 
 Links = dict[int, tuple[Candidate, list[Node]]]
 """For each unit (by identity) the one that it follows, with the layout nodes between them."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.units import Candidate
-from lacoot_deploy.graph.naming import Scope, Scopes, join, parse_slashed
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.naming import Scope, Scopes, join, parse_slashed
 
 _MERGES = ("add", "sum", "addv2", "addn", "biasadd")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.paths import LAYOUT
-from lacoot_deploy.graph.index import GraphIndex, Node
-from lacoot_deploy.graph.shapes import ShapeTable, same_shape
+from lacoot_deploy.graph.model.index import GraphIndex, Node
+from lacoot_deploy.graph.model.table import ShapeTable, same_shape
 
 
 def settle_layout(graph: GraphIndex, table: ShapeTable, group: Group) -> None:

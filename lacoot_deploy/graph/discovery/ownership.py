@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.scoping import set_scopes
 from lacoot_deploy.graph.discovery.trailing import Tail, find_tail
 from lacoot_deploy.graph.discovery.units import Candidate, real_value
-from lacoot_deploy.graph.index import GraphIndex
-from lacoot_deploy.graph.naming import Scopes, inside
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.index import GraphIndex
+from lacoot_deploy.graph.model.naming import Scopes, inside
 
 
 def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]) -> None:

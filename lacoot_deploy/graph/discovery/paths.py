@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.index import GraphIndex, Node
 
 LAYOUT = frozenset(
     {

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from lacoot_deploy.graph.index import GraphIndex, Node
-from lacoot_deploy.graph.tolerant import attempt
+from lacoot_deploy.graph.model.index import GraphIndex, Node
+from lacoot_deploy.graph.model.tolerant import attempt
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-math.inf, math.inf)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lacoot_deploy.graph.blocks import ResidualUnit
 from lacoot_deploy.graph.discovery.units import Candidate, real_value
-from lacoot_deploy.graph.ops import SKIP_NORMS
+from lacoot_deploy.graph.model.blocks import ResidualUnit
+from lacoot_deploy.graph.model.ops import SKIP_NORMS
 
 
 def hides_activation(unit: Candidate) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lacoot_deploy.graph.blocks import Reason
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.paths import LAYOUT
-from lacoot_deploy.graph.index import GraphIndex
+from lacoot_deploy.graph.model.blocks import Reason
+from lacoot_deploy.graph.model.index import GraphIndex
 
 
 def spans_blocks(group: Group, merges: Mapping[int, Group]) -> Reason | None:

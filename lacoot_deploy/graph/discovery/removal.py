@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.model.index import GraphIndex, Node
 
 
 def dead_after(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lacoot_deploy.graph import ops
 from lacoot_deploy.graph.discovery.trailing import find_tail
 from lacoot_deploy.graph.discovery.units import Candidate
-from lacoot_deploy.graph.index import GraphIndex, Node
-from lacoot_deploy.graph.naming import Scope, Scopes, common
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.index import GraphIndex, Node
+from lacoot_deploy.graph.model.naming import Scope, Scopes, common
 
 _WORKING = ops.LINEAR | ops.SUBSTANTIAL | {"ReduceMean"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.model.index import GraphIndex, Node
 
 _MAX_NODES = 1000
 _BOTH = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.index import GraphIndex, Node
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.index import GraphIndex, Node
 
 POINTWISE = frozenset(
     {

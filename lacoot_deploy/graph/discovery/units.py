@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.blocks import Reason
 from lacoot_deploy.graph.discovery.paths import SkipStep, between, leaks, live_values, skip_steps
 from lacoot_deploy.graph.discovery.sums import common_source
-from lacoot_deploy.graph.index import HIDDEN, GraphIndex, ModelIndex, Node
-from lacoot_deploy.graph.naming import Scope, Scopes
-from lacoot_deploy.graph.shape_rules import broadcast
-from lacoot_deploy.graph.shapes import ShapeTable, same_shape
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.blocks import Reason
+from lacoot_deploy.graph.model.index import HIDDEN, GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.model.naming import Scope, Scopes
+from lacoot_deploy.graph.model.table import ShapeTable, same_shape
+from lacoot_deploy.graph.shapes.rules import broadcast
 
 
 @dataclass(eq=False)

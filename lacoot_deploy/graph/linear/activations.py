@@ -7,19 +7,19 @@ from pathlib import Path
 
 import onnx
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.blocks import Reason, Shape
-from lacoot_deploy.graph.channels import channel_axis
-from lacoot_deploy.graph.index import ModelIndex, Node, index_model
 from lacoot_deploy.graph.linear.editor import Editor, attributes_of
 from lacoot_deploy.graph.linear.neighbours import Neighbours, neighbours_of
 from lacoot_deploy.graph.linear.operators import Identity, read_operator
 from lacoot_deploy.graph.linear.patterns import find_regions
 from lacoot_deploy.graph.linear.records import Work
-from lacoot_deploy.graph.naming import Names, Scopes, inside, join
-from lacoot_deploy.graph.pauses import no_cycle_search
-from lacoot_deploy.graph.tolerant import invalid_is_refused
-from lacoot_deploy.graph.walk import describe
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.blocks import Reason, Shape
+from lacoot_deploy.graph.model.index import ModelIndex, Node, index_model
+from lacoot_deploy.graph.model.naming import Names, Scopes, inside, join
+from lacoot_deploy.graph.model.pauses import no_cycle_search
+from lacoot_deploy.graph.model.tolerant import invalid_is_refused
+from lacoot_deploy.graph.model.walk import describe
+from lacoot_deploy.graph.surgery.channels import channel_axis
 
 _SINGLE = ops.ACTIVATIONS - {"Erf", "BiasGelu"}
 """Operators that are an activation by themselves; `BiasGelu` holds a bias besides."""

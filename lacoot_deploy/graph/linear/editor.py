@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from lacoot_deploy.graph import shapes as static
-from lacoot_deploy.graph.index import index_model
-from lacoot_deploy.graph.pauses import no_cycle_search
-from lacoot_deploy.graph.segments import node_reads
-from lacoot_deploy.graph.walk import defined_values
-from lacoot_deploy.graph.weights import Weights
+import lacoot_deploy.graph.shapes.infer as static
+from lacoot_deploy.graph.model.index import index_model
+from lacoot_deploy.graph.model.pauses import no_cycle_search
+from lacoot_deploy.graph.model.segments import node_reads
+from lacoot_deploy.graph.model.walk import defined_values
+from lacoot_deploy.graph.model.weights import Weights
 
 
 class Editor:

@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.errors import InputError, UsageError
-from lacoot_deploy.graph.blocks import Block, Form
-from lacoot_deploy.graph.cuts import Cut, Repair
 from lacoot_deploy.graph.linear.activations import Activation
-from lacoot_deploy.graph.surgery import collapse_blocks
+from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from lacoot_deploy.graph import ops
-from lacoot_deploy.graph.blocks import Reason
 from lacoot_deploy.graph.linear.algebra import compose_geometry
 from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.operators import (
@@ -21,7 +19,9 @@ from lacoot_deploy.graph.linear.operators import (
 from lacoot_deploy.graph.linear.pairs import fuse
 from lacoot_deploy.graph.linear.records import Code, Work, reason
 from lacoot_deploy.graph.linear.transit import Way, way_to_features
-from lacoot_deploy.graph.walk import describe
+from lacoot_deploy.graph.model import ops
+from lacoot_deploy.graph.model.blocks import Reason
+from lacoot_deploy.graph.model.walk import describe
 
 _LONGEST_WAY = 16
 """Elementwise nodes that are looked through, at most, for the operator that tells the channel axis."""

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lacoot_deploy.graph.blocks import Reason
-from lacoot_deploy.graph.linear import algebra
+import lacoot_deploy.graph.linear.algebra as algebra
 from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.operators import Connected, Convolution, Operator, PerChannel
 from lacoot_deploy.graph.linear.records import Code, Work, reason
@@ -25,6 +24,7 @@ from lacoot_deploy.graph.linear.stored import (
     weight_of,
 )
 from lacoot_deploy.graph.linear.transit import Way
+from lacoot_deploy.graph.model.blocks import Reason
 
 Floats = NDArray[Any]
 

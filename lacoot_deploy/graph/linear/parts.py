@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from lacoot_deploy.graph.dims import sample_value
 from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.operators import Operator
+from lacoot_deploy.graph.shapes.dims import sample_value
 
 
 def pair_model(editor: Editor, first: Operator, second: Operator) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from lacoot_deploy.graph.blocks import Reason
+from lacoot_deploy.graph.model.blocks import Reason
 
 
 class Code(str, Enum):

@@ -12,7 +12,7 @@ from lacoot_deploy.graph.linear.algebra import Geometry
 from lacoot_deploy.graph.linear.editor import Editor, attributes_of, set_attribute
 from lacoot_deploy.graph.linear.operators import Connected, Convolution, Operator, PerChannel
 from lacoot_deploy.graph.linear.transit import Way
-from lacoot_deploy.graph.walk import describe
+from lacoot_deploy.graph.model.walk import describe
 
 Floats = NDArray[Any]
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lacoot_deploy.graph.blocks import Shape
 from lacoot_deploy.graph.linear.editor import Editor, attributes_of
+from lacoot_deploy.graph.model.blocks import Shape
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The shapes hall: shapes of values without running the model."""
