@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,22 @@ class Samples:
 
     Attributes:
         feeds: One array per input; the first axis counts samples and is equally long in all.
-        labels: int64 [N] or None.
+        labels: What the source calls its labels, of any type and shape, [N, ...]; None where there are none.
         description: Where they came from, for records and messages.
         classes: Class names where the source has them; the label is the index.
+        further_labels: Labels of other names, [N, ...] each.
     """
 
     feeds: Mapping[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     description: str = ""
     classes: tuple[str, ...] = ()
+    further_labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def label_arrays(self) -> dict[str, NDArray[Any]]:
+        """All labels by name; those without a name of their own are `labels`."""
+        return {**({} if self.labels is None else {"labels": self.labels}), **self.further_labels}
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -70,7 +77,8 @@ class Samples:
         """The samples at the given indices, in that order."""
         labels = None if self.labels is None else self.labels[indices]
         feeds = {name: a[indices] for name, a in self.feeds.items()}
-        return Samples(feeds, labels, self.description, self.classes)
+        further = {name: a[indices] for name, a in self.further_labels.items()}
+        return Samples(feeds, labels, self.description, self.classes, further)
 
     def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
         """Feeds of at most `size` samples each, in order; the last may be shorter."""
@@ -86,4 +94,9 @@ def join(first: Samples, second: Samples) -> Samples:
         else np.concatenate([first.labels, second.labels])
     )
     feeds = {name: np.concatenate([array, second.feeds[name]]) for name, array in first.feeds.items()}
-    return Samples(feeds, labels, first.description, first.classes)
+    further = {
+        name: np.concatenate([array, second.further_labels[name]])
+        for name, array in first.further_labels.items()
+        if name in second.further_labels
+    }
+    return Samples(feeds, labels, first.description, first.classes, further)
