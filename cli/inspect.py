@@ -11,7 +11,7 @@ from .linear import show_activations
 from .live import progress
 from .network import network_lines
 from .options import PATH, output_options
-from .render import count, note, print_json, say
+from .render import count, echo, note, print_json, say
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import Inspection
@@ -70,6 +70,6 @@ def show(inspection: Inspection, *, quiet: bool = False) -> None:
         able = sum(block.collapsible for block in inspection.blocks)
         plural = "" if len(inspection.blocks) == 1 else "s"
         say(f"{len(inspection.blocks)} block{plural}, {able} can go:")
-        click.echo("\n".join(network_lines(inspection)))
+        echo("\n".join(network_lines(inspection)))
     for text in inspection.notes:
         note(text, quiet=quiet)

@@ -101,7 +101,7 @@ class Judge:
             InputError: As for `fit_task`, or labels do not fit.
         """
         fitted = task if isinstance(task, Task) else fit_task(dense, samples, task)
-        return cls(fitted, dense, fitted.truth(samples.label_arrays, samples.feeds))
+        return cls(fitted, dense, fitted.truth(samples.label_arrays, samples.own_feeds))
 
     @property
     def labels(self) -> bool:

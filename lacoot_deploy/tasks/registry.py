@@ -52,7 +52,7 @@ def fit_task(
     """
     options = options or TaskOptions()
     judged = chosen_outputs(outputs, options.outputs)
-    facts = Facts(judged, samples.label_arrays, samples.feeds, samples.classes, options.name is not None)
+    facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
     if options.name is None:
         return _found(facts, samples)
     kind, measure = kind_of(options.name)

@@ -11,7 +11,15 @@ from lacoot_deploy.selection.judge import Quality
 
 
 def quality(divergence=0.0, loss=None, drift=0.0):
-    return Quality(samples=10, drift=drift, divergence=divergence, agreement=100.0, loss=loss, labelled=None, measure="accuracy")
+    return Quality(
+        samples=10,
+        drift=drift,
+        divergence=divergence,
+        agreement=100.0,
+        loss=loss,
+        labelled=None,
+        measure="accuracy",
+    )
 
 
 def test_the_command_line_offers_every_criterion():
