@@ -74,7 +74,11 @@ class Classification(Task):
         return tuple(_top(k, column) for column, k in enumerate(self._tops()))
 
     def truth(self, labels: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> Truth:
-        """Class numbers [n], or shares [n, classes] where labels are no whole numbers."""
+        """Class numbers [n], or shares [n, classes] where labels are no whole numbers.
+
+        Raises:
+            InputError: The labels are no classes of the output.
+        """
         if self.label is None or self.label not in labels:
             return Truth()
         found = _read(labels[self.label], self.scores, self.class_names)

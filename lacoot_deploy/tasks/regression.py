@@ -79,7 +79,11 @@ class Regression(Task):
         )
 
     def truth(self, labels: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> Truth:
-        """Each output's targets as float64 [n, entries]."""
+        """Each output's targets as float64 [n, entries].
+
+        Raises:
+            InputError: The labels are no finite numbers, or not of the output's shape.
+        """
         found = {}
         for name, target, entries in zip(self.names, self.targets, self.entries, strict=False):
             if target not in labels:
