@@ -13,7 +13,7 @@ from .linear import show_activations
 from .live import progress
 from .network import network_lines
 from .options import PATH, output_options
-from .render import note, print_json, say
+from .render import echo, note, print_json, say
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import Inspection
@@ -71,6 +71,6 @@ def show(inspection: Inspection, *, quiet: bool = False) -> None:
     else:
         able = sum(block.collapsible for block in inspection.blocks)
         say(f"{counted(len(inspection.blocks), 'block')}, {able} can go:")
-        click.echo("\n".join(network_lines(inspection)))
+        echo("\n".join(network_lines(inspection)))
     for text in inspection.notes:
         note(text, quiet=quiet)
