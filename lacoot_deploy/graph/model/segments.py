@@ -49,13 +49,14 @@ def split_at_blocks(model: onnx.ModelProto, blocks: Sequence[Block]) -> tuple[Se
     producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     constant = _constant_nodes(nodes, reads, producer)
     ordered = sorted(blocks, key=lambda block: producer.get(block.output, -1))
+    results = {output.name for output in graph.output}
     owner: dict[int, int] = {}
     for k, block in enumerate(ordered):
         if block.scope or block.output not in producer:
             raise InputError(
                 f"The block {block.name!r} lies in a subgraph; it cannot be searched, only named."
             )
-        for i in region(block.input, block.output, nodes, reads, producer):
+        for i in _own_region(block, nodes, reads, producer, results):
             if owner.setdefault(i, k) != k:
                 raise InputError(f"The blocks {ordered[owner[i]].name!r} and {block.name!r} overlap.")
     stage: dict[int, int] = {}
@@ -112,6 +113,27 @@ def extract(
         needed.add(i)
         stack.extend(producer[v] for v in reads[i] if v in producer and v not in stop)
     return _build(model, sorted(needed), reads, tuple(outputs), name, None)
+
+
+def _own_region(
+    block: Block,
+    nodes: Sequence[onnx.NodeProto],
+    reads: Sequence[tuple[str, ...]],
+    producer: dict[str, int],
+    results: set[str],
+) -> set[int]:
+    """The nodes that compute a block and nothing else: what others read of its inside is not its own."""
+    inside = region(block.input, block.output, nodes, reads, producer)
+    within = {name for i in inside for name in nodes[i].output if name}
+    elsewhere = {name for i in range(len(nodes)) if i not in inside for name in reads[i] if name in within}
+    stack = [producer[name] for name in elsewhere | (results & within)]
+    shared: set[int] = set()
+    while stack:
+        i = stack.pop()
+        if i in inside and i not in shared and i != producer[block.output]:
+            shared.add(i)
+            stack.extend(producer[name] for name in reads[i] if name in producer)
+    return inside - shared
 
 
 def region(
