@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
@@ -15,13 +14,11 @@ from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.io import fingerprint
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
-from lacoot_deploy.graph.surgery.cuts import Cut, Refit
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.runtime.evaluate import predict
-from lacoot_deploy.runtime.sessions import open_session
+from lacoot_deploy.selection.confirming import Confirming
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
-from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.limits import stop_rule
@@ -107,6 +104,9 @@ def make_plan(
     fits = repair != "none" or refit
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=source, provider=provider, threads=threads)
+    confirming = Confirming(
+        model, evidence.confirm, list(engine.judged), source=source, provider=provider, threads=threads
+    )
     wanted = None if form == "auto" else Form(form)
     stop = _stop(engine, limit, model, speedup)
     names = [block.name for block in candidates]
@@ -155,7 +155,7 @@ def make_plan(
             latencies=times,
             progress=progress,
         )
-    return _confirmed(plan, engine, path, limit, evidence, model, source, provider, threads)
+    return _confirmed(plan, engine, path, limit, evidence, confirming)
 
 
 def _plain(repair: str) -> str:
@@ -270,22 +270,10 @@ def _confirmed(
     path: list[Step],
     limit: Limit,
     evidence: Evidence,
-    model: onnx.ModelProto,
-    source: Path | None,
-    provider: str,
-    threads: int | None,
+    confirming: Confirming,
 ) -> Plan:
     """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
-
-    def outputs(cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
-        folder = None if source is None else source.parent
-        network = collapse_blocks(model, cuts, refits, folder=folder) if cuts else model
-        session = open_session(
-            network, provider=provider, threads=threads, source=source, label="The plan's model"
-        )
-        return predict(session, evidence.confirm)
-
-    judge = Judge(outputs([]), evidence.confirm.labels)
+    judge = confirming.judge
     dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
     depth = len(path)
     if limit.min_speedup is not None and not path:
@@ -294,14 +282,16 @@ def _confirmed(
         step = path[depth - 1]
         keeps = limit.keeps(dense_choose, step.quality)
         if keeps:
-            after = outputs(step.cuts, step.refits)
+            after = confirming.outputs(step.cuts, step.refits)
             confirmed = judge.judge(after)
             if limit.keeps(dense_confirm, confirmed):
                 break
         depth -= 1
     if not depth:
         raise _nothing("removing even one block exceeds the limit on the confirming samples")
-    chosen = path[:depth]
+    # A block that went with a larger one later is no step of its own.
+    standing = {cut.block.name for cut in path[depth - 1].cuts}
+    chosen = [step for step in path[:depth] if step.block in standing]
     order = {step.block: i for i, step in enumerate(chosen)}
     cuts = sorted(chosen[-1].cuts, key=lambda cut: order[cut.block.name])
     plan.steps = plan_steps(

@@ -52,12 +52,12 @@ def sorted_nodes(graph: onnx.GraphProto) -> list[Entry]:
                 raise InputError(f"The model is not valid: {name} is computed by two nodes.")
     late = made.get
     if all(late(name, -1) < i for i, (_, operands, _) in enumerate(nodes) for name in operands) and all(
-        late(name, -1) < i for i, (node, _, _) in enumerate(nodes) for name in _captured_of(node)
+        late(name, -1) < i for i, (node, _, _) in enumerate(nodes) for name in captured_of(node)
     ):
         return nodes
     order = _kahn(
         [
-            {made[name] for name in (*operands, *_captured_of(node)) if name in made}
+            {made[name] for name in (*operands, *captured_of(node)) if name in made}
             for node, operands, _ in nodes
         ]
     )
@@ -69,7 +69,8 @@ def sorted_nodes(graph: onnx.GraphProto) -> list[Entry]:
     return [nodes[i] for i in order]
 
 
-def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
+def captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Values that the bodies inside a node read from around it."""
     if not node.attribute or not any(attr.HasField("g") or attr.graphs for attr in node.attribute):
         return ()
     return captured([("", g) for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)])
