@@ -105,9 +105,7 @@ def configure(values: Mapping[str, Any]) -> Any:
 
     def given(options: Any) -> None:
         if values:
-            options.add_external_initializers(
-                list(values), [getattr(value, "_ortvalue", value) for value in values.values()]
-            )
+            options.add_external_initializers(list(values), list(values.values()))
 
     return given
 
