@@ -51,7 +51,7 @@ class Confirming:
         dense = self.outputs(())
         for name, value in dense.items():
             check_finite(name, value, samples)
-        self.judge = Judge(dense, samples.labels)
+        self.judge = Judge.of(dense, samples)
 
     def outputs(self, cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
         """What the network without some blocks gives, from the model that surgery makes of it."""

@@ -125,7 +125,7 @@ class Engine:
             for values, batch in part:
                 for name, value in self._judged(values, batch).items():
                     check_finite(name, value, samples, batch.start)
-        self.judge = Judge(self.gather(self.dense), self.judge_samples.labels)
+        self.judge = Judge.of(self.gather(self.dense), self.judge_samples)
 
     def _inputs(self, batch: Values) -> Values:
         return {name: batch[name] for name in self._names}

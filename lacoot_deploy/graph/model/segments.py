@@ -14,7 +14,8 @@ import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block
-from lacoot_deploy.graph.model.order import captured_of, sorted_nodes
+from lacoot_deploy.graph.model.order import sorted_nodes
+from lacoot_deploy.graph.model.walk import node_reads
 
 
 @dataclass(frozen=True)
@@ -266,8 +267,3 @@ def _live(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]
             kept.append(node)
             needed.update(node_reads(node))
     return kept[::-1]
-
-
-def node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Names of the outer values that a node reads, those read inside its subgraphs included."""
-    return tuple(dict.fromkeys([*(name for name in node.input if name), *captured_of(node)]))
