@@ -32,10 +32,9 @@ def mcnemar_p(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     n, smaller = only_a + only_b, min(only_a, only_b)
     if n == 0:
         return 1.0
-    # In logarithms, since binomial coefficients of thousands overflow a float.
-    terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(smaller + 1)]
-    tail = math.fsum(math.exp(term - n * math.log(2)) for term in terms)
-    return min(1.0, 2 * tail)
+    from scipy.stats import binomtest
+
+    return float(binomtest(smaller, n).pvalue)
 
 
 def paired_bootstrap_interval(
