@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import NothingToCollapseError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
@@ -27,7 +28,7 @@ from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan
 from lacoot_deploy.selection.trials import Trials
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import open_model
 
 

@@ -19,8 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lacoot_deploy.api import collapse
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
@@ -30,9 +32,7 @@ from lacoot_deploy.machine import describe_machine, load_average
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.workflow.collapsing import collapse
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.training import train
 
 COMMON: dict[str, Any] = {

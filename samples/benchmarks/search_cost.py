@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.model.blocks import Block, Form
@@ -35,7 +36,7 @@ from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.maps import fit_repair
 from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import Step, greedy
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import open_model
 
 

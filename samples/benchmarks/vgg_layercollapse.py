@@ -19,6 +19,7 @@ from typing import Any
 
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model
@@ -26,7 +27,6 @@ from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.manifest import read_manifest
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.data import DataOptions
 
 
 def judged(a: Path, b: Path, data: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_measuring_decides_once_and_the_plan_remembers(folder, tmp_path, monkeyp
     class Slower:
         ci95 = (0.8, 1.1)
 
-    def bench(a, b, **options):
+    def bench(a, b, *given, **options):
         seen.append((len(a.graph.node), len(b.graph.node)))
         return Measured() if len(seen) == 1 else Slower()
 
@@ -168,7 +168,7 @@ def test_a_real_measurement_gives_a_verdict(tmp_path) -> None:
     g = GraphBuilder()
     value = g.op("Gemm", g.input("x", ["N", 512]), g.normal(512, 2048))
     g.op("Gemm", value, g.normal(2048, 16), output="y")
-    measurer = MergeMeasurer(provider="cpu", threads=1)
+    measurer = MergeMeasurer(Runtime("cpu", threads=1))
     seen: list[MergeRecord] = []
 
     def pays(record, pair):

@@ -106,7 +106,7 @@ def test_one_command_measures_the_whole_page(files, data, tmp_path):
         scratch=files / "short.onnx",
         data=data,
         bench=BenchOptions(min_time=0.3),
-        threads=1,
+        runtime=ld.Runtime(threads=1),
     )
     # A control that is the collapsed network itself: no better, no worse.
     assert document.answer.scratch.ahead == 0
