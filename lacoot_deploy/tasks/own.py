@@ -98,7 +98,11 @@ class Own(Task):
         return Truth(dict(labels))
 
     def formula(self, ops: Operations, outputs: Outputs, truth: Truth, dense: Outputs | None) -> Any:
-        """What its `costs` gives."""
+        """What its `costs` gives.
+
+        Raises:
+            InputError: It fails, or gives something else than one number a sample.
+        """
         if self.fallback is not None:
             return self.fallback.formula(ops, outputs, truth.unlabelled(), dense)
         known = {n: outputs[n] for n in self.names}
