@@ -23,8 +23,8 @@ HUGE_BYTES = 1 << 29
 class SharedWeights:
     """Arrays of a model's initializers that ONNX Runtime reads where they lie.
 
-    Those in external data are mapped from the file, not read. A session gets stubs in its model and, with `configure`,
-    the arrays themselves; they must live as long as it does, so whoever opens sessions keeps this object.
+    Those in external data are mapped from the file, not read. A session gets stubs in its model and, with `share`, the
+    arrays themselves; they must live as long as it does, so whoever opens sessions keeps this object.
 
     Args:
         model: The model.
@@ -100,14 +100,10 @@ SHAREABLE = frozenset(
 """Element types that NumPy arrays can hand over."""
 
 
-def configure(values: Mapping[str, Any]) -> Any:
-    """A function that gives values to the options of a session whose model holds their stubs."""
-
-    def given(options: Any) -> None:
-        if values:
-            options.add_external_initializers(list(values), list(values.values()))
-
-    return given
+def share(options: Any, values: Mapping[str, Any]) -> None:
+    """Give values to the options of a session whose model holds their stubs."""
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
 
 
 def _size(tensor: onnx.TensorProto) -> int:

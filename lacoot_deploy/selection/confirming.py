@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -18,6 +17,7 @@ from lacoot_deploy.runtime.batching import check_finite
 from lacoot_deploy.runtime.evaluate import predict
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.selection.judge import Judge
+from lacoot_deploy.selection.trials import Trials
 
 
 class Confirming:
@@ -27,8 +27,7 @@ class Confirming:
         model: The dense network.
         samples: The samples.
         judged: The values that networks are judged by: outputs, or inner values where no output counts samples.
-        source: The model's file, where it has external data.
-        options: How sessions are opened; as for `open_session`.
+        trials: Where networks run.
 
     Attributes:
         judge: The judge of these samples.
@@ -42,12 +41,10 @@ class Confirming:
         model: onnx.ModelProto,
         samples: Samples,
         judged: Sequence[str],
-        *,
-        source: Path | None,
-        **options: Any,
+        trials: Trials,
     ) -> None:
         self._model, self._samples, self._judged = model, samples, tuple(judged)
-        self._source, self._options = source, options
+        self._trials = trials
         dense = self.outputs(())
         for name, value in dense.items():
             check_finite(name, value, samples)
@@ -55,12 +52,12 @@ class Confirming:
 
     def outputs(self, cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
         """What the network without some blocks gives, from the model that surgery makes of it."""
-        folder = None if self._source is None else self._source.parent
-        network = collapse_blocks(self._model, cuts, refits, folder=folder) if cuts else self._model
+        trials = self._trials
+        network = collapse_blocks(self._model, cuts, refits, folder=trials.folder) if cuts else self._model
         public = {output.name for output in network.graph.output}
         known = defined_values(network.graph)
         names = {name: name if name in public else _stand_in(name, cuts, known) for name in self._judged}
-        session = ExposedSession(network, list(names.values()), source=self._source, **self._options)
+        session = ExposedSession(network, list(names.values()), runtime=trials.runtime, source=trials.source)
         found = predict(session, self._samples, list(names.values()))
         return {name: found[stand_in] for name, stand_in in names.items()}
 

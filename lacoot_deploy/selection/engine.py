@@ -24,6 +24,7 @@ from lacoot_deploy.graph.surgery.folding import Folder, fold_refits
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.batching import Batch, check_finite, find_batching, rows
 from lacoot_deploy.runtime.feeds import model_inputs
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
 from lacoot_deploy.selection.network import Network
@@ -60,8 +61,7 @@ class Engine:
         judge: Samples,
         *,
         source: Path | None = None,
-        provider: str = "auto",
-        threads: int | None = None,
+        runtime: Runtime = AUTO,
         batch_size: int = 64,
         memory_bytes: int | None = None,
     ) -> None:
@@ -74,8 +74,7 @@ class Engine:
             fit: Samples that repairs are fitted on; None where nothing is to be fitted.
             judge: Samples that removals are judged by.
             source: The model's file, where it has external data.
-            provider: Execution provider.
-            threads: CPU threads of ONNX Runtime.
+            runtime: Where the pieces run.
             batch_size: Samples per run, where the model runs with that many.
             memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
                 used, spread evenly over those given. By default a sixteenth of the machine's memory; a search
@@ -88,7 +87,7 @@ class Engine:
         self.model, self.judge_samples = model, judge
         self.fit_samples = judge.take(slice(0, 0)) if fit is None else fit
         self.runs = 0
-        self.network = Network(model, blocks, source, provider=provider, threads=threads)
+        self.network = Network(model, blocks, source, runtime)
         self.blocks, self.place = self.network.blocks, self.network.place
         self._folder = None if source is None else source.parent
         self._names = [value.name for value in model.graph.input if value.name in judge.feeds]

@@ -15,6 +15,7 @@ from lacoot_deploy.graph.model.segments import Splitter
 from lacoot_deploy.graph.surgery.channels import channel_axis
 from lacoot_deploy.graph.surgery.norms import FUSED_MERGES, NORM_OUTPUT
 from lacoot_deploy.runtime.batching import Batch, sample_axes
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.sessions import Session
 from lacoot_deploy.selection.chains import Chains
 from lacoot_deploy.selection.pieces import Opener, Parts, Piece
@@ -28,7 +29,7 @@ class Network:
         model: The model; its nodes may stand in any order, and what it notes of inner values is not trusted.
         blocks: Collapsible blocks of the main graph; they may lie in one another.
         source: The model's file, where it has external data.
-        options: How sessions are opened; as for `open_session`.
+        runtime: Where the pieces run.
 
     Attributes:
         blocks: The blocks by name; their shapes are those that the network really has once it has run.
@@ -43,12 +44,12 @@ class Network:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, blocks: Sequence[Block], source: Path | None, **options: Any
+        self, model: onnx.ModelProto, blocks: Sequence[Block], source: Path | None, runtime: Runtime = AUTO
     ) -> None:
         self.model = model
         splitter = Splitter(model, keep=[block.output for block in blocks])
         self.splitter = splitter
-        self._opener = Opener(splitter, model, source, **options)
+        self._opener = Opener(splitter, model, source, runtime)
         segments = splitter.split(blocks)
         self.pieces = [Piece(segment, self._opener) for segment in segments]
         made = {name: i for i, segment in enumerate(segments) for name in segment.outputs}

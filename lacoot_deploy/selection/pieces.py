@@ -15,8 +15,9 @@ from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.segments import Segment, Splitter
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import Session, open_session
-from lacoot_deploy.runtime.weights import SharedWeights, configure
+from lacoot_deploy.runtime.weights import SharedWeights, share
 from lacoot_deploy.selection.variant import Values
 
 Part = Literal["cut", "branch", "skip", "trailing", "clip"]
@@ -37,40 +38,39 @@ class Opener:
         splitter: The model's graph.
         model: The model.
         source: Its file, where it has external data.
-        options: As for `open_session`.
+        runtime: Where parts run.
     """
 
     def __init__(
-        self, splitter: Splitter, model: onnx.ModelProto, source: Path | None, **options: Any
+        self, splitter: Splitter, model: onnx.ModelProto, source: Path | None, runtime: Runtime
     ) -> None:
         self.splitter = splitter
-        self._source, self._options = source, options
+        self._source, self._runtime = source, runtime
         self._weights = SharedWeights(model, source)
-        config = QUIET | ({"session.disable_prepacking": "1"} if self._weights.huge else {})
-        self._config = config
+        self._config = QUIET | ({"session.disable_prepacking": "1"} if self._weights.huge else {})
 
     def segment(self, segment: Segment, feeds: Mapping[str, Any]) -> Session:
         """A session of a segment that will be run on such feeds."""
         tensors, values = self._weights.stubs(segment.weights)
         types = {name: type_of(feeds[name]) for name in segment.inputs}
-        return self._open(self.splitter.model(segment, types, tensors), configure(values))
+        return self._open(self.splitter.model(segment, types, tensors), values)
 
     def model(self, model: onnx.ModelProto) -> Session:
         """A session of a model made out of a part of this one."""
-        return self._open(model, None)
+        return self._open(model, {})
 
     def part_model(self, segment: Segment, feeds: Mapping[str, Any]) -> onnx.ModelProto:
         """A segment as a model with its weights in it (external ones stay where they are)."""
         return self.splitter.model(segment, {name: type_of(feeds[name]) for name in segment.inputs})
 
-    def _open(self, model: onnx.ModelProto, given: Any) -> Session:
+    def _open(self, model: onnx.ModelProto, values: Mapping[str, Any]) -> Session:
+        def set_up(options: Any) -> None:
+            for key, value in self._config.items():
+                options.add_session_config_entry(key, value)
+            share(options, values)
+
         return open_session(
-            model,
-            source=self._source,
-            label="A part of the model",
-            session_config=self._config,
-            configure=given,
-            **self._options,
+            model, self._runtime, source=self._source, label="A part of the model", configure=set_up
         )
 
 
