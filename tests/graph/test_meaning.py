@@ -8,7 +8,7 @@ from builders import GraphBuilder, cut_by_hand, random_feeds, run
 from lacoot_deploy.graph.discovery import find_blocks, survey
 from lacoot_deploy.graph.model.blocks import Form
 from lacoot_deploy.graph.model.io import load_model
-from lacoot_deploy.graph.model.segments import split_at_blocks
+from lacoot_deploy.graph.model.segments import Splitter
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
 
@@ -115,8 +115,8 @@ def test_siblings_share_what_is_before_their_branches():
     model = siblings()
     first, second, both = find_blocks(model)
     assert (first.forms, second.forms, both.reason.code) == (BOTH, BOTH, "no_skip")
-    segments = split_at_blocks(onnx.shape_inference.infer_shapes(model), [first, second])
-    assert [len(part.model.graph.node) for part in segments if part.block] == [2, 2]
+    segments = Splitter(model).split([first, second])
+    assert [len(part.nodes) for part in segments if part.owners] == [2, 2]
     result = collapse_blocks(model, [Cut(first, Form.BYPASS), Cut(second, Form.BYPASS)])
     assert [node.op_type for node in result.graph.node] == ["Conv", "Add"]
 
