@@ -64,9 +64,9 @@ class Facts:
     """What a task is fitted to.
 
     Attributes:
-        outputs: The dense network's outputs on some samples, [n, ...] each, those alone that may be judged.
-        labels: The labels of the same samples by name; empty where there are none.
-        inputs: The inputs of the same samples by name.
+        outputs: The dense network's outputs on the first samples, [n, ...] each, those alone that may be judged.
+        labels: The labels of all samples by name; empty where there are none.
+        inputs: The inputs of all samples by name.
         classes: Names of the classes, where the data has them.
         named: Whether the user named the task: then what merely may be it is it.
     """
