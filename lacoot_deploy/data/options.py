@@ -24,6 +24,10 @@ class TaskOptions:
     recorded: str | None = None
 
 
+ANY_TASK = TaskOptions()
+"""Nothing is said: the task is found."""
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """A data specification with the options that say how to read it.
@@ -48,7 +52,7 @@ class DataOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
-    task: TaskOptions = TaskOptions()
+    task: TaskOptions = ANY_TASK
     sample_axis: Mapping[str, int] = field(default_factory=dict, hash=False)
     shared: tuple[str, ...] = ()
 

@@ -25,6 +25,7 @@ from lacoot_deploy.intervals import (
     paired_score_interval,
     proportion_interval,
 )
+from lacoot_deploy.manifest import TaskRecord
 from lacoot_deploy.tasks.arrays import NUMPY, Operations, torch_operations
 
 Outputs = Mapping[str, Any]
@@ -276,6 +277,17 @@ class Task(ABC):
     def settings(self) -> dict[str, Any]:
         """What else was found when it was fitted, as plain data for records."""
         return {}
+
+    def record(self) -> TaskRecord:
+        """For a manifest or a plan."""
+        measure = self.measure
+        return TaskRecord(
+            name=self.name,
+            measure=measure.name,
+            unit=measure.unit,
+            outputs=list(self.outputs),
+            settings=self.settings(),
+        )
 
     def sentence(self) -> str:
         """What it is for, in one line."""

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.tasks.base import Measure, Score, Truth
 from lacoot_deploy.tasks.judge import Judge
-from lacoot_deploy.tasks.registry import TaskOptions, fit_task
+from lacoot_deploy.tasks.registry import fit_task
 
 Run = Callable[[Samples], Mapping[str, NDArray[Any]]]
 """Runs the dense network on samples."""

@@ -59,7 +59,9 @@ def fit_task(
     judged = chosen_outputs(outputs, options.outputs)
     facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
     if options.name is None:
-        recorded = None if options.recorded is None else _recorded(options.recorded, replace(facts, named=True))
+        recorded = (
+            None if options.recorded is None else _recorded(options.recorded, replace(facts, named=True))
+        )
         return recorded or _found(facts, samples)
     if options.name.startswith("python:"):
         return own_task(options.name, facts)
