@@ -23,8 +23,6 @@ from lacoot_deploy.selection.trials import Trials
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]
 
-FITS = ("identity", "affine", "pieces")
-
 
 class LinearNetwork:
     """A model, its activations, and samples to make some of them linear by.
