@@ -226,7 +226,12 @@ def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Put the manifest into a model, in place of the one it had; every other metadata entry stays."""
+    """Put the manifest into a model, in place of the one it had; every other metadata entry stays.
+
+    Args:
+        model: The model; it is changed.
+        manifest: What it is to carry.
+    """
     kept = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
     text = to_json(manifest)
     if kept:

@@ -14,8 +14,8 @@ from lacoot_deploy.graph.linear import Linearisation, linearise, list_activation
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.runtime.activation_statistics import Watched, activation_moments
 from lacoot_deploy.runtime.options import Runtime
-from lacoot_deploy.selection.names import activation_criterion
 from lacoot_deploy.selection import activation_criteria as criteria
+from lacoot_deploy.selection.names import activation_criterion
 
 
 def phi(value: float) -> float:

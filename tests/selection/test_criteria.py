@@ -7,8 +7,8 @@ import pytest
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord
 from lacoot_deploy.selection.criteria import CRITERIA, get_criterion, recorded_scores
-from lacoot_deploy.selection.names import BLOCK_CRITERIA
 from lacoot_deploy.selection.judge import Quality
+from lacoot_deploy.selection.names import BLOCK_CRITERIA
 
 
 def quality(divergence=0.0, loss=None, drift=0.0):
