@@ -231,7 +231,7 @@ def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
 
     Args:
         model: The model; it is changed.
-        manifest: What is put in.
+        manifest: What it is to carry.
     """
     kept = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
     text = to_json(manifest)

@@ -24,8 +24,6 @@ from lacoot_deploy.tasks.belief import require_belief, try_labels
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]
 
-FITS = ("identity", "affine", "pieces")
-
 
 class LinearNetwork:
     """A model, its activations, and samples to make some of them linear by.
