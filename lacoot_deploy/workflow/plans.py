@@ -35,11 +35,13 @@ def plan_for(
     progress: Progress | None = None,
 ) -> Plan:
     """Make a plan for an opened model; arguments as for `collapse`."""
+    from lacoot_deploy.graph.model.training_mode import refuse_training
     from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.planning import make_plan
 
     evidence, distances = None, recorded_distances(opened.manifest, opened.blocks)[0]
     if data is not None:
+        refuse_training(opened.model, opened.path)
         samples = samples_for(opened.model, opened.manifest, data)
         evidence = Evidence.split(samples, seed=options.seed, task=task_of(opened.manifest, data))
         wanted = _distance(limit, options)
