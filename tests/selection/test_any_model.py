@@ -55,7 +55,13 @@ def examine(model: onnx.ModelProto, seed: int) -> Counter[str]:
             break
         variant = engine.remove(variant, [chance.choice(left)], repair=repair)
         collapsed = collapse_blocks(model, engine.cuts(variant))
-        expected = predict(open_session(collapsed), samples, list(engine.judged))
+        try:
+            expected = predict(open_session(collapsed), samples, list(engine.judged))
+        except InputError as error:
+            # ONNX Runtime's own fusion of a Relu and a Clip knows no double precision.
+            assert kind == "float64", str(error)
+            assert "Unexpected data type for Clip" in str(error)
+            break
         for name, value in engine.gather(variant).items():
             scale = max(float(np.abs(expected[name].astype(np.float64)).max()), 1e-3)
             assert (
