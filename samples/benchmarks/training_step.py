@@ -14,17 +14,15 @@ on a machine that others keep busy.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.blocks import BlockCapture, locate_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.penalty import block_penalty
@@ -84,45 +82,8 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
     return kinds, len(found.tracked)
 
 
-def measure(
-    kinds: dict[str, Callable[[], None]], rounds: int, device: str
-) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every step of every kind, by the wall and by the process's CPU clock."""
-    names = list(kinds)
-    for name in names:
-        kinds[name]()
-    seconds: dict[str, dict[str, list[float]]] = {
-        "wall": {n: [] for n in names},
-        "cpu": {n: [] for n in names},
-    }
-    for index in range(rounds):
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            wall, cpu = time.perf_counter(), time.process_time()
-            kinds[name]()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds["wall"][name].append(time.perf_counter() - wall)
-            seconds["cpu"][name].append(time.process_time() - cpu)
-    return seconds
-
-
-def cost(with_penalty: list[float], plain: list[float]) -> tuple[float, float, float]:
-    """Percent that a step costs more: median of the paired ratios, and its 95 % bootstrap interval."""
-    ratios = np.log(np.asarray(with_penalty) / np.asarray(plain))
-    generator = np.random.default_rng(0)
-    resampled = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
-    values = (np.median(ratios), *np.quantile(resampled, [0.025, 0.975]))
-    middle, low, high = (100 * (float(np.exp(value)) - 1) for value in values)
-    return middle, low, high
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--model", default="resnet18-cifar")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--side", type=int, default=32)
@@ -134,7 +95,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     kinds, blocks = steps(arguments)
-    seconds = measure(kinds, arguments.rounds, arguments.device)
+    wait = torch.cuda.synchronize if arguments.device == "cuda" else (lambda: None)
+    seconds = common.in_turns(kinds, arguments.rounds, warm=1, wait=wait)
     clocks = ("wall",) if arguments.device == "cuda" else ("wall", "cpu")
     figures: dict[str, object] = {
         "model": arguments.model,
@@ -145,7 +107,7 @@ def main() -> None:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "precision": arguments.precision,
-        "machine": describe_machine().model_dump(mode="json"),
+        "machine": common.machine(),
     }
     print(f"{arguments.model}, batch {arguments.batch}, {blocks} blocks, {arguments.rounds} rounds")
     for clock in clocks:
@@ -154,13 +116,12 @@ def main() -> None:
             figure: dict[str, object] = {"median_ms": 1000 * float(np.median(values))}
             text = f"{clock:5}{name:10}{1000 * float(np.median(values)):9.1f} ms"
             if name != "plain":
-                middle, low, high = cost(values, plain)
+                middle, low, high = (100 * (ratio - 1) for ratio in common.paired_ratio(values, plain))
                 figure |= {"cost_percent": middle, "ci95": [low, high]}
                 text += f"   {middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
             figures[f"{clock}_{name}"] = figure
             print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    common.write(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Made and trained here in half a minute: four pre-norm layers that say which of eight tokens a sequence holds most
 often. Counting takes next to nothing of such a network, and the search finds that out; a harder task keeps more of it.
 
-    python samples/transformer.py -o out
+    python samples/06_transformer.py -o out
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Trains the network below with the penalty on its residual blocks, takes out what can go, and says what that cost.
 
-    python samples/own_model.py -o out
+    python samples/03_own_model.py -o out
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 def build(*, classes: int, channels: int, width: int = 16, depth: int = 5) -> nn.Module:
-    """What `model = "python:own_model:build"` in a recipe calls; `model_args` in the recipe are passed on."""
+    """What `model = "python:03_own_model:build"` in a recipe calls; `model_args` in the recipe are passed on."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
         *(Block(width) for _ in range(depth)),
@@ -63,7 +63,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     # So that the recipe finds this very file.
     sys.path.insert(0, str(Path(__file__).parent))
-    settings = ("model=python:own_model:build", f"epochs={arguments.epochs}", "penalty=3", "max_drop=2")
+    settings = ("model=python:03_own_model:build", f"epochs={arguments.epochs}", "penalty=3", "max_drop=2")
     summary = ld.train(None, out / "run", overrides=settings)
     if summary.plan is None:
         print("No block can go within 2 points; train for longer or with a larger penalty.")

@@ -5,7 +5,7 @@ a head that says for each of 6 x 6 cells whether the rectangle's centre is there
 chosen by how far they move the outputs (no labels), and the result is judged by boxes found: intersection over union
 above one half. It shows the way, not what a detector on photographs would lose.
 
-    python samples/detection.py -o out
+    python samples/05_detection.py -o out
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Without --model it first makes one that knows nothing of lacoot-deploy: a residual network trained and exported by plain
 PyTorch on handwritten digits.
 
-    python samples/any_onnx.py -o out
-    python samples/any_onnx.py --model model.onnx --data npz:calibration.npz --max-drop 1 -o out
+    python samples/02_any_onnx.py -o out
+    python samples/02_any_onnx.py --model model.onnx --data npz:calibration.npz --max-drop 1 -o out
 """
 
 from __future__ import annotations
