@@ -136,7 +136,7 @@ def main() -> int:
         print(error)
         return error.exit_code
     sys.path.insert(0, str(Path(__file__).parent))
-    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"), metric="detection:found")
+    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"), metric="05_detection:found")
     assert compared.accuracy is not None
     low, high = compared.accuracy.ci95
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")

@@ -57,7 +57,13 @@ def test_every_sample_is_run_here():
     assert {path.name for path in SAMPLES.glob("*.py")} == here
 
 
-@pytest.mark.parametrize("name", RUNS)
+TRAINING = ("02_any_onnx.py", "03_own_model.py", "04_finetune.py")
+"""Samples that train for so long, even in little, that only the long tests run them."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TRAINING else []) for name in RUNS]
+)
 def test_a_sample_in_little(name, tmp_path):
     arguments, says = RUNS[name]
     done = sample(name, *arguments, "-o", "out", folder=tmp_path)
@@ -68,7 +74,7 @@ def test_a_sample_in_little(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_sample_as_it_is(name, tmp_path):
+def test_a_sample_as_it_stands(name, tmp_path):
     done = sample(name, "-o", "out", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
