@@ -87,18 +87,16 @@ def main() -> int:
     for block in ld.inspect(model).blocks:
         print(f"{block.name}: {block.macs} multiply-adds, {'can go' if block.collapsible else block.reason}")
     try:
-        result = ld.collapse(
-            model, out / "short.onnx", limit=ld.Limit(max_drop=arguments.max_drop), data=ld.DataOptions(data)
-        )
+        result = ld.collapse(model, out / "short.onnx", max_drop=arguments.max_drop, data=data)
     except ld.LacootError as error:
         print(error)
         return error.exit_code
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
-    found = ld.compare(model, out / "short.onnx", ld.DataOptions(test))
+    found = ld.compare(model, out / "short.onnx", test)
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy.a:.2f} -> {found.accuracy.b:.2f} %")
     print(f"predictions agree in {found.agreement:.2f} %")
-    speed = ld.benchmark(model, out / "short.onnx", min_time=2.0)
+    speed = ld.benchmark(model, out / "short.onnx", options=ld.BenchOptions(min_time=2.0))
     print(f"{speed.verdict}: {speed.speedup:.2f} times as fast")
     return 0
 

@@ -69,7 +69,7 @@ def main() -> int:
         print("No block can go within 2 points; train for longer or with a larger penalty.")
         return 0
     result = ld.collapse(summary.model, out / "short.onnx")
-    found = ld.compare(summary.model, out / "short.onnx", ld.DataOptions("digits"))
+    found = ld.compare(summary.model, out / "short.onnx", "digits")
     assert found.accuracy is not None
     low, high = found.accuracy.ci95
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
@@ -77,7 +77,7 @@ def main() -> int:
         f"test accuracy {found.accuracy.a:.2f} -> {found.accuracy.b:.2f} %, a drop of "
         f"{found.accuracy.drop_points:.2f} points (95 % interval {low:.2f} to {high:.2f})"
     )
-    ld.report([out / "run", out / "short.onnx"], out / "report.html", data=ld.DataOptions("digits"))
+    ld.report([out / "run", out / "short.onnx"], out / "report.html", data="digits")
     print(f"the whole story: {out / 'report.html'}")
     return 0
 

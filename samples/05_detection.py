@@ -129,14 +129,14 @@ def main() -> int:
         result = ld.collapse(
             model,
             short,
-            limit=ld.Limit(max_drift=arguments.max_drift),
-            data=ld.DataOptions(f"npz:{out / 'calibration.npz'}"),
+            max_drift=arguments.max_drift,
+            data=f"npz:{out / 'calibration.npz'}",
         )
     except ld.LacootError as error:
         print(error)
         return error.exit_code
     sys.path.insert(0, str(Path(__file__).parent))
-    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"), metric="05_detection:found")
+    compared = ld.compare(model, short, f"npz:{out / 'test.npz'}", metric="05_detection:found")
     assert compared.accuracy is not None
     low, high = compared.accuracy.ci95
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")

@@ -103,18 +103,18 @@ def main() -> int:
         result = ld.collapse(
             model,
             short,
-            limit=ld.Limit(max_drop=arguments.max_drop),
-            data=ld.DataOptions(f"npz:{out / 'calibration.npz'}"),
+            max_drop=arguments.max_drop,
+            data=f"npz:{out / 'calibration.npz'}",
             granularity="unit",
         )
     except ld.LacootError as error:
         print(error)
         return error.exit_code
-    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"))
+    compared = ld.compare(model, short, f"npz:{out / 'test.npz'}")
     assert compared.accuracy is not None
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
     print(f"accuracy {compared.accuracy.a:.1f} -> {compared.accuracy.b:.1f} %")
-    speed = ld.benchmark(model, short, min_time=2.0)
+    speed = ld.benchmark(model, short, options=ld.BenchOptions(min_time=2.0))
     print(f"{speed.verdict}: {speed.speedup:.2f} times as fast")
     return 0
 

@@ -33,14 +33,14 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="a page to keep as an artefact of the build")
     arguments = parser.parse_args()
     models = (arguments.dense, arguments.collapsed)
-    data = None if arguments.data is None else ld.DataOptions(arguments.data)
+    data = arguments.data
     try:
         if data is not None:
             limits = Limits(max_drop=arguments.max_drop)
             compared = ld.compare(*models, data, limits=limits)
             compared.require()
             print(f"predictions agree in {compared.agreement:.2f} %")
-        measured = ld.benchmark(*models, min_time=arguments.min_time)
+        measured = ld.benchmark(*models, options=ld.BenchOptions(min_time=arguments.min_time))
         measured.require(speedup=arguments.min_speedup)
         print(f"{measured.speedup:.2f} times as fast, 95 % interval {measured.ci95}")
     except ld.LacootError as error:

@@ -82,7 +82,9 @@ def page_runs(page: str, whole: bool, workshop: Path, folder: Path, monkeypatch:
     (folder / "samples").symlink_to(REPOSITORY / "samples")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(ld, "benchmark", functools.partial(ld.benchmark, min_time=0.3), raising=False)
+    monkeypatch.setattr(
+        ld, "benchmark", functools.partial(ld.benchmark, options=ld.BenchOptions(min_time=0.3)), raising=False
+    )
     given = np.load(folder / "calibration.npz")
     names = {"my_images": given["input"], "my_labels": given["labels"]}
     for block in blocks(page):

@@ -86,9 +86,10 @@ def ready(job: Job) -> None:
 
 def provider_used(job: Job) -> dict[str, Any]:
     """Where the nodes of a small network run when the device is asked for."""
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.runtime.sessions import open_session
 
-    session = open_session(dense_network("resnet18", job), provider=job.device)
+    session = open_session(dense_network("resnet18", job), Runtime(provider=job.device))
     nodes: dict[str, int] = {}
     for placed in session.placement:
         nodes[placed.provider] = nodes.get(placed.provider, 0) + 1
@@ -225,6 +226,7 @@ class Pairs:
         import latency_table
         import onnx
 
+        from lacoot_deploy import BenchOptions, Runtime
         from lacoot_deploy.graph.model.blocks import Form
         from lacoot_deploy.graph.surgery.collapse import collapse_blocks
         from lacoot_deploy.graph.surgery.cuts import Cut
@@ -234,12 +236,18 @@ class Pairs:
         short = self.job.folder / "networks" / f"{case.network}.{case.dtype}.{case.share}.onnx"
         short.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(collapse_blocks(onnx.load(str(dense)), [Cut(b, Form.BYPASS) for b in chosen]), str(short))
-        options = {"provider": provider, "use_tf32": case.tf32, "min_time": 0.2 if self.job.small else 2.0}
-        rounds = 3 if self.job.small else None
+        options = BenchOptions(
+            batch=case.batch,
+            use_tf32=case.tf32,
+            min_time=0.2 if self.job.small else 2.0,
+            rounds=3 if self.job.small else None,
+            memory=False,
+        )
+        runtime = Runtime(provider=provider)
         key = (case.network, case.batch, case.dtype, case.tf32, provider)
         if key not in self.taken:
-            self.taken[key] = latency_table.block_latencies(dense, able, batch=case.batch, **options)
-        result = latency_table.bench(dense, short, batch=case.batch, memory=False, rounds=rounds, **options)
+            self.taken[key] = latency_table.block_latencies(dense, able, options, runtime=runtime)
+        result = latency_table.bench(dense, short, options, runtime=runtime)
         kept = latency_table.realised(self.taken[key], [block.name for block in chosen], result)
         return {
             "removed": [block.name for block in chosen],
@@ -311,13 +319,16 @@ def searched(job: Job, device: str) -> dict[str, Any]:
     """Seconds of a search for three blocks, and what it chose."""
     import lacoot_deploy as ld
 
-    model = trained(job) / "model.onnx"
+    trained(job)
     began = time.perf_counter()
     result = ld.collapse(
-        model, job.folder / f"cut-{device}.onnx", limit=ld.Limit(count=2 if job.small else 3),
-        data=ld.DataOptions("digits", samples=200 if job.small else None), provider=device,
+        trained(job) / "model.onnx",
+        job.folder / f"cut-{device}.onnx",
+        count=2 if job.small else 3,
+        data=ld.DataOptions("digits", samples=200 if job.small else None),
+        runtime=ld.Runtime(provider=device),
         plan_out=job.folder / f"plan-{device}.json",
-    )  # fmt: skip
+    )
     return {"seconds": time.perf_counter() - began, "blocks": [step.block for step in result.plan.steps]}
 
 
@@ -410,7 +421,7 @@ def cut_recipe(run: Path, job: Job) -> dict[str, Any]:
     cut = run.with_name(run.name + "-cut.onnx")
     count = 2 if data == "digits" else 4
     plan = run.with_name(run.name + "-plan.json")
-    result = ld.collapse(run / "model.onnx", cut, limit=ld.Limit(count=count), data=held, plan_out=plan)
+    result = ld.collapse(run / "model.onnx", cut, count=count, data=held, plan_out=plan)
     found = ld.compare(run / "model.onnx", cut, test)
     return {"blocks": [step.block for step in result.plan.steps], "accuracy": found.accuracy.model_dump()}
 
