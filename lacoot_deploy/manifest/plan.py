@@ -155,6 +155,7 @@ class Plan(Record):
         merge: Which linear operators are merged: `always`, `cheaper`, `measured` or `never`; None for none.
         inexact: Whether also those that merge with an error.
         faster: With `measured`, the values between the operators that were found faster as one.
+        private_io: `keep`, `drop` or `renumber`: what becomes of inputs and outputs that belong to one block alone.
         task: What the network is for, as its samples were judged; None without data.
         evidence: Measurements for the plan as a whole, such as accuracy before and after.
     """
@@ -171,6 +172,7 @@ class Plan(Record):
     merge: Literal["always", "cheaper", "measured", "never"] | None = None
     inexact: bool = False
     faster: list[str] = Field(default_factory=list)
+    private_io: Literal["keep", "drop", "renumber"] = "keep"
     task: TaskRecord | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
 

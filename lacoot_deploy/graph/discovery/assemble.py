@@ -189,6 +189,8 @@ class _Assembler:
         keep_relu: bool = False,
         private_outputs: tuple[str, ...] = (),
     ) -> Block:
+        kept = (start, *(unit.skip for unit in units))
+        inputs = private_inputs(self.graph, dead, private_outputs, kept) if private_outputs else ()
         return Block(
             name=name,
             input=start,
@@ -203,7 +205,7 @@ class _Assembler:
             macs=self.costs.macs(self.graph, dead),
             reason=reason,
             keep_relu=keep_relu,
-            private_inputs=private_inputs(self.graph, dead) if private_outputs else (),
+            private_inputs=inputs,
             private_outputs=private_outputs,
             scope=self.graph.scope,
         )

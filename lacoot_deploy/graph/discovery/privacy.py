@@ -49,13 +49,23 @@ def _ahead(
     return nodes, results
 
 
-def private_inputs(graph: GraphIndex, gone: Iterable[Node]) -> tuple[str, ...]:
-    """The inputs whose data only some nodes read, in the model's order; who asks for their shape does not count."""
-    dead = {node.index for node in gone}
-    read = {name for node in gone for name in node.data}
-    return tuple(
-        name
-        for name in graph.inputs
-        if name in read
-        and all(reader.index in dead or name not in reader.data for reader in graph.readers(name))
-    )
+def private_inputs(
+    graph: GraphIndex, gone: Iterable[Node], released: Collection[str], kept: Collection[str]
+) -> tuple[str, ...]:
+    """The inputs whose data reach no result but through some nodes; who asks for their shape does not count.
+
+    Args:
+        graph: The graph.
+        gone: The nodes that go.
+        released: Results that go as well.
+        kept: Values that take the place of what goes.
+    """
+    dead, made = {node.index for node in gone}, frozenset(graph.producer)
+    found = []
+    for name in graph.inputs:
+        nodes, around = _ahead(graph, [name], dead, made)
+        if name in kept or any(graph.position(value) in nodes for value in kept):
+            continue
+        if around <= set(released) and not _ahead(graph, [name], (), made)[1].isdisjoint(released):
+            found.append(name)
+    return tuple(found)

@@ -8,52 +8,55 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import onnx
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.graph.model.index import index_model
 from lacoot_deploy.graph.model.walk import (
     initializer_names,
     node_reads,
     read_values,
     walk_graphs,
 )
+from lacoot_deploy.graph.shapes.infer import infer
 from lacoot_deploy.graph.surgery.carry import keep
 from lacoot_deploy.graph.surgery.cuts import Cut
-
-_SHAPE_READERS = ("Shape", "Size")
 
 
 def drop_private_io(model: onnx.ModelProto, cuts: Sequence[Cut]) -> None:
     """Drop the private inputs and outputs of cut blocks, and what only they needed, in place.
 
-    Where something that stays asks a private input for its shape, it asks another input of the same declared shape:
-    the caches of all layers are equally long.
+    Where something that stays asks for the shape of a private input, or of what is made of it, it asks another value of
+    the same shape: the caches of all layers are equally long.
 
     Raises:
-        InputError: The shape of a private input is needed, and no input that stays has the same.
+        InputError: The shape of a private input is needed, and no value that stays is known to have the same.
     """
-    graph = model.graph
     outputs = {name for cut in cuts for name in cut.block.private_outputs}
     if not outputs:
         return
     inputs = {name for cut in cuts for name in cut.block.private_inputs}
-    nodes = list(graph.node)
-    before = _needed(nodes, [value.name for value in graph.output])
+    graph = model.graph
+    before = [value.name for value in graph.output]
     keep(graph.output, [value.name not in outputs for value in graph.output])
-    gone = before - _needed(nodes, [value.name for value in graph.output])
+    _prune(graph, before)
+    if _ask_others(model, inputs):
+        _prune(graph, [*before, *inputs, *(name for node in graph.node for name in node.output)])
+    read = read_values(graph)
+    keep(graph.input, [value.name not in inputs or value.name in read for value in graph.input])
+
+
+def _prune(graph: onnx.GraphProto, before: Iterable[str]) -> None:
+    """Delete the nodes that some values needed and the results do not, with their weights and notes."""
+    nodes = list(graph.node)
+    gone = _needed(nodes, before) - _needed(nodes, [value.name for value in graph.output])
     dropped = [nodes[place] for place in sorted(gone)]
     made = {name for node in dropped for name in node.output}
     lost = {name for node in dropped for name in node_reads(node)}
     keep(graph.node, [place not in gone for place in range(len(nodes))])
-    _ask_others(graph, inputs)
-    read = set(read_values(graph))
-    keep(graph.input, [value.name not in inputs or value.name in read for value in graph.input])
-    kept = {value.name for value in graph.input}
-    stale = (lost - read - kept) & set(initializer_names(graph))
-    keep(graph.initializer, [tensor.name not in stale for tensor in graph.initializer])
-    keep(graph.sparse_initializer, [sparse.values.name not in stale for sparse in graph.sparse_initializer])
+    lost -= {*read_values(graph), *(value.name for value in graph.input)}
+    keep(graph.initializer, [tensor.name not in lost for tensor in graph.initializer])
+    keep(graph.sparse_initializer, [sparse.values.name not in lost for sparse in graph.sparse_initializer])
     keep(graph.value_info, [value.name not in made for value in graph.value_info])
-    keep(
-        graph.quantization_annotation,
-        [note.tensor_name not in made for note in graph.quantization_annotation],
-    )
+    notes = graph.quantization_annotation
+    keep(notes, [note.tensor_name not in made for note in notes])
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], results: Iterable[str]) -> set[int]:
@@ -69,29 +72,41 @@ def _needed(nodes: Sequence[onnx.NodeProto], results: Iterable[str]) -> set[int]
     return found
 
 
-def _ask_others(graph: onnx.GraphProto, inputs: Collection[str]) -> None:
-    declared = {value.name: value.type.SerializeToString() for value in graph.input}
-    for node in graph.node:
-        for slot, name in enumerate(node.input):
-            if name not in inputs:
+def _ask_others(model: onnx.ModelProto, inputs: Collection[str]) -> bool:
+    """Let what asks for the size of private inputs, or of what is made of them, ask others; whether anything did."""
+    index = index_model(model)
+    graph = index.main
+    if not any(graph.readers(name) for name in inputs):
+        return False
+    table = infer(index)[()]
+    tainted = set(inputs)
+    for node in graph.nodes:
+        if not tainted.isdisjoint(node.data):
+            tainted.update(name for name in node.outputs if name)
+    results = tainted.intersection(graph.outputs)
+    if results:
+        raise InputError(
+            f"The output {min(results)}, which stays, is computed from an input that goes with its block."
+        )
+    sizes = {name: table.shape(name) for name in (*graph.inputs, *graph.producer) if name not in tainted}
+    for node in graph.nodes:
+        for slot, name in enumerate(node.inputs):
+            if name not in tainted or name in node.data:
                 continue
-            others = [
+            wanted = table.shape(name)
+            fits = (
                 other
-                for other, kind in declared.items()
-                if other not in inputs and kind == declared[name] and _is_fully_named(graph, other)
-            ]
-            if node.op_type not in _SHAPE_READERS or not others:
+                for other, shape in sizes.items()
+                if graph.position(other) < node.index and shape == wanted
+            )
+            other = None if wanted is None or None in wanted else next(fits, None)
+            if other is None:
                 raise InputError(
-                    f"The input {name} cannot go with its block: {node.op_type} {node.name!r}, which stays, reads it."
+                    f"The inputs of a block cannot go with it: {node.op} {node.name!r}, which stays, asks for the "
+                    f"size of {name}, and no other value is known to have it."
                 )
-            node.input[slot] = others[0]
-
-
-def _is_fully_named(graph: onnx.GraphProto, name: str) -> bool:
-    """Whether every dimension of an input has a number or a symbol: only then are equal declarations equal sizes."""
-    value = next(value for value in graph.input if value.name == name)
-    shape = value.type.tensor_type.shape
-    return value.type.tensor_type.HasField("shape") and all(d.dim_value > 0 or d.dim_param for d in shape.dim)
+            node.proto.input[slot] = other
+    return True
 
 
 def renumber_io(model: onnx.ModelProto, removed: Iterable[str]) -> dict[str, str]:
@@ -125,6 +140,17 @@ def renumber_io(model: onnx.ModelProto, removed: Iterable[str]) -> dict[str, str
     for inner in walk_graphs(graph):
         _rename(inner, renamed)
     return renamed
+
+
+def layer_numbers(names: Iterable[str], graph: onnx.GraphProto) -> tuple[int, ...]:
+    """The numbers of the layers that inputs and outputs of a graph belong to, sorted."""
+    public = [value.name for values in (graph.input, graph.output) for value in values]
+    found = set()
+    for name in names:
+        head, tail = _template(name, public)
+        number = name[len(head) : len(name) - len(tail)]
+        found.update([int(number)] if number.isdigit() else [])
+    return tuple(sorted(found))
 
 
 def _template(name: str, public: Collection[str]) -> tuple[str, str]:
