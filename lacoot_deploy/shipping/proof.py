@@ -74,10 +74,23 @@ class Prover:
             np.savez(inputs, **{name: array for name, array in self.feeds.items()})
         program.write_text(script, encoding="utf-8")
         answers.unlink(missing_ok=True)
-        command = [sys.executable, str(program), str(path), "--inputs", str(inputs), "--outputs", str(answers)]
+        command = [
+            sys.executable,
+            str(program),
+            str(path),
+            "--inputs",
+            str(inputs),
+            "--outputs",
+            str(answers),
+        ]
         try:
             ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=SECONDS, check=False, env=python_environment()
+                command,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+                env=python_environment(),
             )
         except subprocess.TimeoutExpired:
             return Proof(engine, False, reason=f"it did not answer within {SECONDS} seconds")
