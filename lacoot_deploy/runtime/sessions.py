@@ -271,6 +271,8 @@ def _content(
 
 def _shape_nodes(model: onnx.ModelProto | Path | str) -> frozenset[str]:
     if isinstance(model, (Path, str)):
+        if Path(model).suffix == ".ort":
+            return frozenset()
         import onnx
 
         model = onnx.load(str(model), load_external_data=False)

@@ -9,6 +9,7 @@ import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.io import MAX_PROTO_BYTES, fingerprint, load_model, save_model
+from lacoot_deploy.graph.model.order import sorted_nodes
 from lacoot_deploy.manifest import (
     MANIFEST_KEY,
     ConversionRecord,
@@ -66,6 +67,7 @@ def carry(before: onnx.ModelProto, path: Path, target: Path, record: ConversionR
     """
     try:
         after = load_whole(path)
+        _sort(after.graph)
         _check_interface(before, after)
         entries = {entry.key: entry.value for entry in after.metadata_props if entry.key not in _TOOL_NOTES}
         put_back(after, entries | {entry.key: entry.value for entry in before.metadata_props})
@@ -75,7 +77,21 @@ def carry(before: onnx.ModelProto, path: Path, target: Path, record: ConversionR
     except CannotConvertError:
         raise
     except InputError as error:
-        raise CannotConvertError(f"what the tool wrote is not usable: {error}") from error
+        reason = str(error).replace(str(target), target.name).replace(str(path), path.name).rstrip(".")
+        raise CannotConvertError(f"what the tool wrote is not usable: {reason}") from error
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Bring nodes into an order in which each finds what it reads; some tools only append."""
+    order = [node for node, _, _ in sorted_nodes(graph)]
+    if any(one is not other for one, other in zip(order, graph.node, strict=True)):
+        copies = []
+        for node in order:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copies.append(copy)
+        del graph.node[:]
+        graph.node.extend(copies)
 
 
 def stamp(model: onnx.ModelProto, record: ConversionRecord) -> None:

@@ -16,7 +16,7 @@ from lacoot_deploy.shipping.scripts import run_script
 from lacoot_deploy.workflow.ship_page import write_page
 
 if TYPE_CHECKING:
-    from lacoot_deploy.shipping.targets import Target
+    from lacoot_deploy.workflow.benching import BenchReport
     from lacoot_deploy.workflow.ship_measures import Judged
     from lacoot_deploy.workflow.ship_request import Source
 
@@ -69,11 +69,11 @@ def check_folder(target: Path, *, inputs: Sequence[Path]) -> None:
 
 
 def write_papers(
-    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, target: Target
+    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
 ) -> None:
     """`ship.json`, `README.md`, `run.py` and `report.html`."""
-    (folder / "run.py").write_text(run_script(target), encoding="utf-8")
-    page = _page(account, folder, sources, judged)
+    (folder / "run.py").write_text(run_script(judged.target), encoding="utf-8")
+    page = _page(account, folder, sources, judged, timed)
     (folder / ACCOUNT).write_text(account.model_dump_json(indent=2) + "\n", encoding="utf-8")
     manifest = sources[0].manifest
     preprocessing = manifest.preprocessing if manifest is not None else None
@@ -81,10 +81,12 @@ def write_papers(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _page(account: Account, folder: Path, sources: Sequence[Source], judged: Judged) -> bool:
+def _page(
+    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
+) -> bool:
     """`report.html`, from the account and the float32 files; whether there is one."""
     try:
-        write_page(account, folder, sources, judged)
+        write_page(account, folder, sources, judged, timed)
     except LacootError as error:
         account.notes.append(f"There is no report.html: {error}")
         return False

@@ -17,6 +17,7 @@ from lacoot_deploy.shipping.operators import fallbacks
 from lacoot_deploy.shipping.registry import NUMBERS
 from lacoot_deploy.shipping.targets import Target, get_target
 from lacoot_deploy.shipping.trials import Trials, finite
+from lacoot_deploy.workflow.benching import BenchReport
 from lacoot_deploy.workflow.ship_request import PLAIN, USUAL_DROP, Progress, ShipRequest, Source, samples_of
 
 if TYPE_CHECKING:
@@ -201,8 +202,12 @@ def _external(source: Source) -> Any:
 
 def measure_latency(
     account: Account, folder: Path, judged: Judged, options: BenchOptions, told: Progress
-) -> None:
-    """Time all files of the folder in one run, and work out what cutting and converting gain together."""
+) -> BenchReport | None:
+    """Time all files of the folder in one run, and work out what cutting and converting gain together.
+
+    Returns:
+        The first cut network in float32 against the dense one, for the page; None where there is none.
+    """
     from lacoot_deploy.bench.series import bench_series
 
     batch = judged.request.batch
@@ -210,7 +215,7 @@ def measure_latency(
     feeds = next(judged.evidence.confirm.batches(batch))
     paths = {f"b{number}": folder / str(line.file) for number, line in enumerate(lines) if number}
     if not paths:
-        return
+        return None
     wanted = replace(options, batch=None, dims={}, variants=False, allow_cpu_nodes=True)
     try:
         series = bench_series(
@@ -223,12 +228,14 @@ def measure_latency(
         )
     except LacootError as error:
         account.notes.append(f"Latency was not measured: {error}")
-        return
+        return None
     for number, line in enumerate(lines):
         _time(line, series, f"b{number}" if number else None)
     first = series.result(next(iter(paths)))
     account.notes += first.warnings
     account.gains = _gains(lines, series)
+    cut = next((n for n, line in enumerate(lines) if n and line.conversion == PLAIN), None)
+    return None if cut is None else BenchReport(**series.result(f"b{cut}").model_dump())
 
 
 def _time(line: Line, series: Series, name: str | None) -> None:

@@ -13,13 +13,16 @@ from lacoot_deploy.workflow.ship_request import PLAIN
 
 if TYPE_CHECKING:
     from lacoot_deploy.shipping.account import Account
+    from lacoot_deploy.workflow.benching import BenchReport
     from lacoot_deploy.workflow.ship_measures import Judged
     from lacoot_deploy.workflow.ship_request import Source
 
 PAGE = "report.html"
 
 
-def write_page(account: Account, folder: Path, sources: Sequence[Source], judged: Judged) -> None:
+def write_page(
+    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
+) -> None:
     """Write the page.
 
     Raises:
@@ -41,4 +44,8 @@ def write_page(account: Account, folder: Path, sources: Sequence[Source], judged
             compared = Path(name) / "compare.json"
             compared.write_text(comparison.model_dump_json(), encoding="utf-8")
             inputs.append(compared)
+        if timed is not None and len(plain) > 1:
+            benched = Path(name) / "bench.json"
+            benched.write_text(timed.model_dump_json(), encoding="utf-8")
+            inputs.append(benched)
         report(inputs, folder / PAGE, title=title)

@@ -43,7 +43,8 @@ class ShipRequest:
         max_drop: Most that the score may drop against the dense float32 file; None for a point where the score is a
             share of samples, else for no limit.
         opset: The version for the conversion `opset`.
-        bench: How latency is measured; its batch is also what free first axes are fixed to. None to measure none.
+        batch: Samples in one run on the device: what free first axes are fixed to, and what is timed.
+        bench: How latency is measured, all files together; None to measure none.
         runtime: Where files run.
         task: What the network is for; None to find out.
 
@@ -58,6 +59,7 @@ class ShipRequest:
     conversions: tuple[str, ...] = ()
     max_drop: float | None = None
     opset: int | None = None
+    batch: int = 1
     bench: BenchOptions | None = field(default_factory=BenchOptions)
     runtime: Runtime = AUTO
     task: TaskOptions | None = None
@@ -80,11 +82,6 @@ class ShipRequest:
     def chains(self) -> tuple[str, ...]:
         """The chains to apply to every model."""
         return tuple(dict.fromkeys(self.conversions or get_target(self.target).chains))
-
-    @property
-    def batch(self) -> int:
-        """Samples in one run on the device."""
-        return (self.bench.batch if self.bench is not None else None) or 1
 
 
 @dataclass(frozen=True)

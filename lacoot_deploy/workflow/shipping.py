@@ -59,9 +59,10 @@ def run_ship(request: ShipRequest, *, progress: Progress | None = None) -> Accou
             conditions=judged.conditions(),
             files=lines,
         )
+        timed = None
         if request.bench is not None:
-            measure_latency(account, folder, judged, request.bench, told)
-        write_papers(account, folder, sources, judged, target)
+            timed = measure_latency(account, folder, judged, request.bench, told)
+        write_papers(account, folder, sources, judged, timed)
     return account
 
 
@@ -135,9 +136,10 @@ def _make(
         line.kept_float, line.notes = list(made.kept_float), list(made.notes)
         judged.fill(line, made.path, made.beside)
     except CannotConvertError as error:
-        line.verdict, line.reason = "failed", str(error)
+        line.verdict, line.reason = "failed", str(error).rstrip(".")
     except (InputError, MemoryError) as error:
-        line.verdict, line.reason = "failed", str(error) or "the memory ran out"
+        reason = str(error).replace(str(folder), folder.name).rstrip(".")
+        line.verdict, line.reason = "failed", reason or "the memory ran out"
     if line.verdict != "shipped":
         for path in folder.glob(f"{target.name}.*"):
             path.unlink()

@@ -1,0 +1,185 @@
+"""`lacoot-deploy ship`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lacoot_deploy.numerals import significant
+
+from .live import progress
+from .measure import data_of
+from .options import PATH, data_options, output_options, provider_options, split_names
+from .render import note, print_json, say, table
+
+if TYPE_CHECKING:
+    from lacoot_deploy.shipping.account import Account, Gain, Line
+
+TARGETS = ("cpu", "mobile", "cuda", "tensorrt", "openvino", "qnn", "coreml")
+
+
+@click.command("ship")
+@click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder to write.")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="cpu",
+    show_default=True,
+    help="The device: chooses conversions, types and shapes.",
+)
+@click.option(
+    "--convert",
+    multiple=True,
+    metavar="CHAIN",
+    help="In place of the target's: fp16, int8, int8-dynamic, weights4, weights8, fixed, opset, ort, or several "
+    "in order, such as fixed+int8+ort. Exit code 4 where one is not shipped.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    help="Most that the score may drop against MODEL in float32.  [default: 1 point for shares of samples]",
+)
+@click.option("--task", help="What the model is for.  [default: found from outputs and labels]")
+@click.option("--opset", type=click.IntRange(min=1), help="For --convert opset: the version.")
+@click.option("--batch", type=click.IntRange(min=1), help="Samples in one run on the device.  [default: 1]")
+@click.option("--bench/--no-bench", default=True, help="Measure latency.  [default: yes]")
+@click.option(
+    "--min-time",
+    type=float,
+    default=16.0,
+    show_default=True,
+    help="Seconds of timed runs, all files together.",
+)
+@data_options(split="val", required=True)
+@provider_options
+@output_options
+def command(
+    models: tuple[Path, ...],
+    output: Path,
+    target: str,
+    convert: tuple[str, ...],
+    max_drop: float | None,
+    task: str | None,
+    opset: int | None,
+    batch: int | None,
+    bench: bool,
+    min_time: float,
+    data: str,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    split: str,
+    samples: int | None,
+    seed: int,
+    provider: str,
+    threads: int | None,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+) -> None:
+    """Make files that run on a device, each verified, with one account of what it cost.
+
+    Give the dense float32 model first and then what was cut from it: all are converted and held
+    against the dense one. A quarter of the samples calibrates, a quarter chooses what stays
+    float32, and half of them, which chose nothing, is what the account is about. What drops by
+    more than --max-drop is reported and left out.
+
+    The folder holds the files, ship.json, report.html, README.md with hashes and commands to
+    verify, and run.py, which needs nothing of lacoot-deploy.
+
+    \b
+    Examples:
+      lacoot-deploy ship model.onnx short.onnx --data digits -o out
+      lacoot-deploy ship model.onnx short.onnx --target mobile \\
+          --data cifar10:cifar10.zip -o phone
+      lacoot-deploy ship model.onnx --convert int8 --convert fp16+ort \\
+          --data npz:samples.npz --max-drop 0.5 -o out
+    """
+    from lacoot_deploy.tasks import TaskOptions
+
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.runtime.options import Runtime
+    from lacoot_deploy.workflow.ship_request import ShipRequest
+    from lacoot_deploy.workflow.shipping import require, run_ship
+
+    chains = tuple(name for text in convert for name in split_names(text) or [])
+    request = ShipRequest(
+        models=models,
+        output=output,
+        data=data_of(data, mean, std, size, split, samples, seed),
+        target=target,
+        conversions=chains,
+        max_drop=max_drop,
+        opset=opset,
+        batch=batch or 1,
+        bench=BenchOptions(min_time=min_time, variants=False, seed=seed) if bench else None,
+        runtime=Runtime(provider, threads),
+        task=None if task is None else TaskOptions(task),
+    )
+    with progress(quiet=quiet) as report:
+        account = run_ship(request, progress=report)
+    if as_json:
+        print_json(account)
+    else:
+        show(account)
+        note(f"Wrote {output}.", quiet=quiet)
+    require(account, chains)
+
+
+def show(account: Account) -> None:
+    """Print an account for reading."""
+    conditions = account.conditions
+    say(f"For {account.target}: {account.why}")
+    table(
+        [
+            ("file", "left"),
+            (conditions.measure, "right"),
+            ("drop", "right"),
+            ("speed-up", "right"),
+            ("KB", "right"),
+            ("", "left"),
+        ],
+        [_row(line) for line in account.files],
+    )
+    by = "labels" if conditions.labels else "the dense model's answers"
+    say(
+        f"{conditions.measure} by {by} on {conditions.confirming_samples} samples that chose nothing; 95 % intervals "
+        f"in ship.json. Latency of all files in one run at batch {conditions.batch} on {conditions.provider}."
+    )
+    for line in account.files:
+        if line.reason is not None:
+            say(
+                f"{line.name} {'was' if line.verdict != 'failed' else ''} {line.verdict}: {line.reason}.".replace(
+                    "  ", " "
+                )
+            )
+        for text in (*line.notes, *(f"fell back: {f}" for f in line.fallbacks)):
+            say(f"{line.name}: {text}")
+    for gain in account.gains:
+        say(_gain(gain))
+    for text in account.notes:
+        say(text)
+
+
+def _row(line: Line) -> list[str]:
+    score, timed = line.score, line.latency
+    return [
+        line.name,
+        "-" if score is None else f"{score.value:.2f}",
+        "-" if score is None else f"{score.drop:.2f}",
+        "-" if timed is None else f"{timed.speedup:.2f}",
+        "-" if line.bytes is None else significant(line.bytes / 1000),
+        "" if line.verdict == "shipped" else line.verdict,
+    ]
+
+
+def _gain(gain: Gain) -> str:
+    cut, converted = gain.over_cut, gain.over_converted
+    return (
+        f"{gain.both}: {gain.speedup:.2f} times as fast as the dense model; {cut[0]:.2f} ({cut[1]:.2f} to "
+        f"{cut[2]:.2f}) times as fast as the cut alone, {converted[0]:.2f} ({converted[1]:.2f} to {converted[2]:.2f}) as "
+        f"{gain.conversion} alone."
+    )
