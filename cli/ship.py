@@ -151,11 +151,7 @@ def show(account: Account) -> None:
     )
     for line in account.files:
         if line.reason is not None:
-            say(
-                f"{line.name} {'was' if line.verdict != 'failed' else ''} {line.verdict}: {line.reason}.".replace(
-                    "  ", " "
-                )
-            )
+            say(f"{line.name}, {line.verdict}: {line.reason}.")
         for text in (*line.notes, *(f"fell back: {f}" for f in line.fallbacks)):
             say(f"{line.name}: {text}")
     for gain in account.gains:
@@ -179,7 +175,10 @@ def _row(line: Line) -> list[str]:
 def _gain(gain: Gain) -> str:
     cut, converted = gain.over_cut, gain.over_converted
     return (
-        f"{gain.both}: {gain.speedup:.2f} times as fast as the dense model; {cut[0]:.2f} ({cut[1]:.2f} to "
-        f"{cut[2]:.2f}) times as fast as the cut alone, {converted[0]:.2f} ({converted[1]:.2f} to {converted[2]:.2f}) as "
-        f"{gain.conversion} alone."
+        f"{gain.both}: {gain.speedup:.2f} times as fast as the dense model; {_times(cut)} times as fast as the cut "
+        f"alone, {_times(converted)} as {gain.conversion} alone."
     )
+
+
+def _times(ratio: tuple[float, float, float]) -> str:
+    return f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})"

@@ -7,7 +7,7 @@ ONNX Runtime's kernels themselves round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,8 +160,8 @@ def activation_moments(
     target: onnx.ModelProto | None = None,
     runtime: Runtime = AUTO,
     source: Path | None = None,
+    batch_size: int | None = None,
     memory_bytes: int = 1 << 29,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ActivationMoments]:
     """Counts and moments of activations over calibration data, in bounded memory.
 
@@ -172,8 +172,8 @@ def activation_moments(
         target: The unchanged network; None where it is the same.
         runtime: Where both run.
         source: Where a model with external data was read from.
-        memory_bytes: What activations may take at a time; as many samples as fit are run together, at most 64.
-        progress: Called with the samples done and the samples in all.
+        batch_size: Samples per run; None for as many as fit `memory_bytes`, at most 64.
+        memory_bytes: What activations may take at a time.
 
     Raises:
         InputError: An activation's values are not finite or of other shapes than they were.
@@ -197,9 +197,8 @@ def activation_moments(
     sizes = {entry.name: 2 * probe[entry.input][0].nbytes for entry in watched}
     groups = list(_groups(watched, sizes, memory_bytes // (fixed or 1)))
     streams = {entry.name: _Stream(entry.axis) for entry in watched}
-    done, total = 0, len(samples) * len(groups)
     for group in groups:
-        size = max(1, min(MAX_BATCH, memory_bytes // max(sum(sizes[e.name] for e in group), 1)))
+        size = batch_size or max(1, min(MAX_BATCH, memory_bytes // max(sum(sizes[e.name] for e in group), 1)))
         wanted = {name for entry in group for name in (entry.input, entry.target)}
         for _, real, feeds in padded_batches(samples, size, fixed):
             values = _run(sessions, feeds, wanted)
@@ -207,9 +206,6 @@ def activation_moments(
                 streams[entry.name].add(
                     entry.name, values[entry.input][:real], values["\0" + entry.target][:real]
                 )
-            done += real
-            if progress is not None:
-                progress(done, total)
     return {name: stream.moments() for name, stream in streams.items()}
 
 

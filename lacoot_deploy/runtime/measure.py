@@ -82,7 +82,6 @@ def measure(
     *,
     runtime: Runtime = AUTO,
     source: Path | None = None,
-    memory_bytes: int = 1 << 30,
     progress: Progress | None = None,
 ) -> dict[str, BlockMeasurement]:
     """Measure every block whose two ends can be compared.
@@ -100,7 +99,6 @@ def measure(
         options: Which distances, and how.
         runtime: Where the model runs.
         source: Where a model with external data was read from.
-        memory_bytes: What activations may take at a time.
         progress: Called after every batch.
 
     Raises:
@@ -123,12 +121,12 @@ def measure(
         return {}
     needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
     features = {name: probe[name][0].size for name in needed}
-    size = options.batch_size or max(1, min(MAX_BATCH, memory_bytes // (8 * sum(features.values()))))
+    size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // (8 * sum(features.values()))))
 
     rng = np.random.default_rng(seed)
     chosen = _choose(rng, len(samples), DISTRIBUTION_SAMPLES)
     subset = rng.permutation(len(samples))[:ASCENT_SAMPLES]
-    groups = list(_groups(ends, features, subset, memory_bytes)) if options.ascent else []
+    groups = list(_groups(ends, features, subset, options.memory_bytes)) if options.ascent else []
     total = len(samples) + sum(len(indices) for _, indices in groups)
     done = 0
 

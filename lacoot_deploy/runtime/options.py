@@ -48,7 +48,8 @@ class DistanceOptions:
         ascent: Whether to measure `mswd-ascent` too.
         seed: Seed of the directions and of the choice of samples.
         split: The split that the samples came from, for the records.
-        batch_size: Samples per run; None for as many as fit the memory, at most 64.
+        batch_size: Samples per run; None for as many as fit `memory_bytes`, at most 64.
+        memory_bytes: What activations may take at a time.
     """
 
     projections: int = 50
@@ -57,3 +58,4 @@ class DistanceOptions:
     seed: int = 0
     split: str | None = None
     batch_size: int | None = None
+    memory_bytes: int = 1 << 30

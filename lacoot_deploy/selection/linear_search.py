@@ -202,7 +202,7 @@ def confirm(
         NothingToCollapseError: Even the first step exceeds the limit.
     """
     trials = network.trials
-    judge = Judge(trials.outputs(reference, evidence.confirm), evidence.confirm.labels)
+    judge = Judge.of(trials.outputs(reference, evidence.confirm), evidence.confirm)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]

@@ -268,7 +268,7 @@ def _confirmed(
         network = collapse_blocks(model, cuts, refits, folder=trials.folder) if cuts else model
         return trials.outputs(network, evidence.confirm)
 
-    judge = Judge(outputs([]), evidence.confirm.labels)
+    judge = Judge.of(outputs([]), evidence.confirm)
     dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
     depth = len(path)
     if limit.min_speedup is not None and not path:
