@@ -98,10 +98,9 @@ def command(
       lacoot-deploy ship model.onnx --convert int8 --convert fp16+ort \\
           --data npz:samples.npz --max-drop 0.5 -o out
     """
-    from lacoot_deploy.tasks import TaskOptions
-
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.runtime.options import Runtime
+    from lacoot_deploy.tasks import TaskOptions
     from lacoot_deploy.workflow.ship_request import ShipRequest
     from lacoot_deploy.workflow.shipping import require, run_ship
 

@@ -19,13 +19,10 @@ def total_bytes(path: Path) -> int:
     """Bytes of a model's file and of the files that it refers to for its weights; missing ones count nothing."""
     import onnx
 
-<<<<<<< HEAD
-    if path.suffix == ".ort":
-        return path.stat().st_size
-=======
     from lacoot_deploy.graph.model.external import data_files
 
->>>>>>> requests
+    if path.suffix == ".ort":
+        return path.stat().st_size
     model = onnx.load(str(path), load_external_data=False)
     others = sorted(data_files(model, path))
     own: int = path.stat().st_size

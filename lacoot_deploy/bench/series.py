@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -70,7 +71,7 @@ def bench_series(
     options: BenchOptions = DEFAULTS,
     *,
     runtime: Runtime = AUTO,
-    feeds: Mapping[str, NDArray[object]] | None = None,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Series:
     """Measure the latency of several models and of a reference in interleaved turns of one run.

@@ -24,7 +24,7 @@ def fallbacks(path: Path, folder: Path, *, numbers: str | None, runtime: Runtime
         numbers: Which numbers the file was converted to; None for float32.
         runtime: Where it runs.
     """
-    found = []
+    found: list[str] = []
     if path.suffix == SUFFIX:
         return found
     optimised = folder / "optimised.onnx"

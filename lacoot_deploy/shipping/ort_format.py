@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx
+
 from lacoot_deploy.shipping.conversion import CannotConvertError, Conversion, Converted, Job, quietly
+
+WIDENED = 1.5
+"""How many times as large a file is at least whose float16 weights became float32."""
 
 
 class OrtFormat(Conversion):
@@ -25,4 +32,14 @@ class OrtFormat(Conversion):
         lists = sorted(folder.glob("*.config"))
         if len(made) != 1:
             raise CannotConvertError("ONNX Runtime's tool wrote no file in ORT format")
+        if _half(job.path) and made[0].stat().st_size > WIDENED * job.path.stat().st_size:
+            raise CannotConvertError(
+                "on this machine ONNX Runtime's tool widens float16 to float32, for which the processor has kernels; "
+                "ship the ONNX file"
+            )
         return Converted(made[0], {"platform": job.target.platform}, beside=tuple(lists))
+
+
+def _half(path: Path) -> bool:
+    model = onnx.load(str(path), load_external_data=False)
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)

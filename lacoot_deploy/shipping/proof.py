@@ -71,7 +71,7 @@ class Prover:
         program, answers = self.folder / f"run_{engine}.py", self.folder / "answers.npz"
         inputs = self.folder / "inputs.npz"
         if not inputs.is_file():
-            np.savez(inputs, **{name: array for name, array in self.feeds.items()})
+            save_arrays(inputs, self.feeds)
         program.write_text(script, encoding="utf-8")
         answers.unlink(missing_ok=True)
         command = [
@@ -102,6 +102,12 @@ class Prover:
         if drift > AGREES:
             return Proof(engine, False, drift, f"its answers differ by {drift:.2g} (relative RMS)")
         return Proof(engine, True, drift)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name to an .npz file; texts as NumPy's own, so that nothing is pickled."""
+    named: dict[str, Any] = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in arrays.items()}
+    np.savez(path, **named)
 
 
 def _last_line(text: str, code: int) -> str:

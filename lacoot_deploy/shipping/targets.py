@@ -70,11 +70,10 @@ TARGETS: dict[str, Target] = {
         Target(
             "mobile",
             "a phone's or a board's ARM processor with ONNX Runtime",
-            ("fixed+int8+ort", "fixed+fp16+ort", "fixed+ort"),
+            ("fixed+int8+ort", "fixed+ort", "fixed+fp16"),
             "Fixed shapes and a batch of one let everything be planned ahead; ORT format loads without the ONNX "
             "parser, and its operator list is what a reduced build is made with.",
             platform="arm",
-            int8=Int8(signed_activations=True),
         ),
         Target(
             "cuda",

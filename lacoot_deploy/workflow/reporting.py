@@ -99,7 +99,7 @@ def report(
 
     Args:
         inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench`, `collapse` and `ship`, plans,
-            and tables of samples/benchmarks/results, in any order. The first collapsed file is what the answer is about.
+            and tables of samples/benchmarks/results, in any order. The answer is about the first collapsed file.
         output: The HTML file to write; None to write none.
         scratch: The control, the equally shallow network trained from scratch: a run folder or an ONNX file. A run with
             blocks left out (`without`) among the inputs is taken for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -232,6 +233,11 @@ def measure_latency(
     for number, line in enumerate(lines):
         _time(line, series, f"b{number}" if number else None)
     first = series.result(next(iter(paths)))
+    if platform.machine().lower() in ("x86_64", "amd64") and judged.target.platform == "arm":
+        account.notes.append(
+            f"Latency is that of this machine's {platform.machine()} processor; what is fast there need not be on "
+            f"{judged.target.summary}. Time the files on the device with run.py."
+        )
     account.notes += first.warnings
     account.gains = _gains(lines, series)
     cut = next((n for n, line in enumerate(lines) if n and line.conversion == PLAIN), None)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from lacoot_deploy.shipping.account import Line
-from lacoot_deploy.shipping.proof import Prover
+from lacoot_deploy.shipping.proof import Prover, save_arrays
 from lacoot_deploy.workflow.ship_measures import Judged, answers, note_fallbacks
 from lacoot_deploy.workflow.ship_request import Progress
 
@@ -51,5 +49,5 @@ def prove(lines: Sequence[Line], folder: Path, judged: Judged, scratch: Path, to
         note_fallbacks(line, folder, judged, place)
         kept.update({f"{line.file}|{name}": values for name, values in expected.items()})
     told(len(lines), len(lines), "proving files in fresh processes")
-    np.savez(folder / SAMPLES, **dict(shown.feeds))
-    np.savez(folder / EXPECTED, **{key: v for key, v in kept.items() if v.dtype.kind != "O"})
+    save_arrays(folder / SAMPLES, shown.feeds)
+    save_arrays(folder / EXPECTED, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -130,18 +131,21 @@ def _make(
     from lacoot_deploy.shipping.conversion import CannotConvertError
 
     line = Line(name=f"{source.stem} {name}", model=source.path.name, role=source.role, conversion=name)
-    target = folder / f"{source.stem}.{name.replace('+', '.')}"
+    words = [source.stem, *(part for part in name.split("+") if part != "ort")]
+    out = job.folder / "out"
+    out.mkdir()
     try:
-        made = apply_chain(chain, job, target)
+        made = apply_chain(chain, job, out / ".".join(words))
         line.kept_float, line.notes = list(made.kept_float), list(made.notes)
         judged.fill(line, made.path, made.beside)
     except CannotConvertError as error:
         line.verdict, line.reason = "failed", str(error).rstrip(".")
     except (InputError, MemoryError) as error:
-        reason = str(error).replace(str(folder), folder.name).rstrip(".")
+        reason = str(error).replace(f"{out}/", "").rstrip(".")
         line.verdict, line.reason = "failed", reason or "the memory ran out"
     if line.verdict != "shipped":
-        for path in folder.glob(f"{target.name}.*"):
-            path.unlink()
         line.file, line.beside = None, []
+    for written in (line.file, *line.beside):
+        if written is not None:
+            shutil.move(out / written, folder / written)
     return line
