@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.linearising import LineariseOptions
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
+    from lacoot_deploy.workflow.ship_request import ShipRequest
+    from lacoot_deploy.workflow.shipping import run_ship as ship
     from lacoot_deploy.workflow.training import export, train
 
 
@@ -49,6 +51,8 @@ _PLACES = {
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
+    "ShipRequest": ("lacoot_deploy.workflow.ship_request", "ShipRequest"),
+    "ship": ("lacoot_deploy.workflow.shipping", "run_ship"),
     "train": ("lacoot_deploy.workflow.training", "train"),
 }
 
@@ -62,6 +66,7 @@ __all__ = [
     "Plan",
     "Runtime",
     "SearchOptions",
+    "ShipRequest",
     "benchmark",
     "collapse",
     "compare",
@@ -71,6 +76,7 @@ __all__ = [
     "inspect",
     "measure",
     "report",
+    "ship",
     "train",
 ]
 

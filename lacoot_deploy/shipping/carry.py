@@ -18,6 +18,7 @@ from lacoot_deploy.manifest import (
     read_manifest,
     write_manifest,
 )
+from lacoot_deploy.runtime.ort_format import SUFFIX, read_ort
 from lacoot_deploy.shipping.conversion import CannotConvertError, Converted
 from lacoot_deploy.version import PRODUCER
 
@@ -127,9 +128,7 @@ def manifest_of(path: Path) -> Manifest | None:
     Raises:
         InputError: The file cannot be read, or its manifest is not usable.
     """
-    if path.suffix != ".ort":
+    if path.suffix != SUFFIX:
         return read_manifest(load_model(path), path=path)
-    from lacoot_deploy.runtime.ort_format import ort_metadata
-
-    text = ort_metadata(path).get(MANIFEST_KEY)
+    text = read_ort(path).metadata.get(MANIFEST_KEY)
     return None if text is None else parse_manifest(text, path=path)

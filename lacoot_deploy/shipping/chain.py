@@ -11,7 +11,7 @@ import onnx
 
 from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.manifest import MANIFEST_KEY
-from lacoot_deploy.runtime.ort_format import SUFFIX, ort_metadata
+from lacoot_deploy.runtime.ort_format import SUFFIX, read_ort
 from lacoot_deploy.shipping.carry import carry, load_whole, record_of, stamp
 from lacoot_deploy.shipping.conversion import CannotConvertError, Conversion, Converted, Job
 
@@ -82,7 +82,7 @@ def _to_ort(conversion: Conversion, job: Job, result: Path) -> Converted:
     source = job.folder / "stamped.onnx"
     onnx.save(model, str(source))
     converted = conversion.convert(replace(job, path=source))
-    if MANIFEST_KEY not in ort_metadata(converted.path):
+    if MANIFEST_KEY not in read_ort(converted.path).metadata:
         raise CannotConvertError("the manifest is missing in what ONNX Runtime's tool wrote")
     shutil.copyfile(converted.path, result)
     beside = []

@@ -16,7 +16,12 @@ class Opset(Conversion):
     summary = "another version of ONNX's operators (--opset)"
 
     def convert(self, job: Job) -> Converted:
-        """See `Conversion.convert`."""
+        """See `Conversion.convert`.
+
+        Raises:
+            UsageError: The version was not given.
+            CannotConvertError: It is in that version already, or the converter failed.
+        """
         if job.opset is None:
             raise UsageError("The conversion 'opset' needs the version: give --opset.")
         model = load_whole(job.path)

@@ -29,6 +29,12 @@ def prepared(job: Job) -> onnx.ModelProto:
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
         model = onnx.load(str(target))
     del model.graph.value_info[:]
+    name_nodes(model)
+    return model
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node of the main graph a name, as tools address them by it."""
     taken = {node.name for node in model.graph.node}
     for number, node in enumerate(model.graph.node):
         if not node.name:
@@ -37,4 +43,3 @@ def prepared(job: Job) -> onnx.ModelProto:
                 wish += "_"
             node.name = wish
             taken.add(wish)
-    return model

@@ -35,6 +35,9 @@ NUMBERS = ("fp16", "int8", "int8-dynamic", "weights4", "weights8")
 def chain_of(text: str) -> tuple[Conversion, ...]:
     """The conversions of a chain such as `fixed+int8+ort`, in the order in which they are applied.
 
+    Args:
+        text: Names of conversions with `+` between them.
+
     Raises:
         UsageError: One is unknown, or they do not go together.
     """

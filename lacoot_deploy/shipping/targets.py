@@ -122,6 +122,9 @@ TARGETS: dict[str, Target] = {
 def get_target(name: str) -> Target:
     """The named target.
 
+    Args:
+        name: As `--target` knows it.
+
     Raises:
         UsageError: There is none of that name.
     """
