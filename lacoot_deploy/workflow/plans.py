@@ -11,7 +11,7 @@ from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord, Plan, parse_plan
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.selection.trials import Trials
-from lacoot_deploy.workflow.data import samples_for
+from lacoot_deploy.workflow.data import samples_for, task_of
 from lacoot_deploy.workflow.inspecting import Opened, recorded_distances
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def plan_for(
     evidence, distances = None, recorded_distances(opened.manifest, opened.blocks)[0]
     if data is not None:
         samples = samples_for(opened.model, opened.manifest, data)
-        evidence = Evidence.split(samples, seed=options.seed)
+        evidence = Evidence.split(samples, seed=options.seed, task=task_of(opened.manifest, data))
         wanted = _distance(limit, options)
         if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in opened.able):
             distances = _measured(opened, evidence, data, wanted, runtime)
