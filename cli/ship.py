@@ -9,76 +9,74 @@ import click
 
 from lacoot_deploy.numerals import significant
 
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options, split_names
-from .render import note, print_json, say, table
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    bench_group,
+    data_group,
+    declared,
+    output_group,
+    runtime_group,
+    split_names,
+    written,
+)
+from .render import say, table
 
 if TYPE_CHECKING:
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.shipping.account import Account, Gain, Line
 
 TARGETS = ("cpu", "mobile", "cuda", "tensorrt", "openvino", "qnn", "coreml")
 
 
-@click.command("ship")
+@click.command("ship", cls=Command)
 @click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
-@click.option("-o", "--output", type=PATH, required=True, help="The folder to write.")
-@click.option(
-    "--target",
-    type=click.Choice(TARGETS),
-    default="cpu",
-    show_default=True,
-    help="The device: chooses conversions, types and shapes.",
+@declared(
+    Headed(
+        "Conversions",
+        "--target",
+        type=click.Choice(TARGETS),
+        default="cpu",
+        show_default=True,
+        help="The device: chooses conversions, types and shapes.",
+    ),
+    Headed(
+        "Conversions",
+        "--convert",
+        multiple=True,
+        metavar="CHAIN",
+        help="In place of the target's: fp16, int8, int8-dynamic, weights4, weights8, fixed, opset, ort, or "
+        "several in order, such as fixed+int8+ort. Exit code 4 where one is not shipped.",
+    ),
+    Headed("Conversions", "--opset", type=click.IntRange(min=1), help="For --convert opset: the version."),
+    Headed(
+        "Conversions",
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        help="Most that the score may drop against MODEL in float32.  [default: 1 point for shares of samples]",
+    ),
 )
-@click.option(
-    "--convert",
-    multiple=True,
-    metavar="CHAIN",
-    help="In place of the target's: fp16, int8, int8-dynamic, weights4, weights8, fixed, opset, ort, or several "
-    "in order, such as fixed+int8+ort. Exit code 4 where one is not shipped.",
-)
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0),
-    help="Most that the score may drop against MODEL in float32.  [default: 1 point for shares of samples]",
-)
-@click.option("--task", help="What the model is for.  [default: found from outputs and labels]")
-@click.option("--opset", type=click.IntRange(min=1), help="For --convert opset: the version.")
-@click.option("--batch", type=click.IntRange(min=1), help="Samples in one run on the device.  [default: 1]")
-@click.option("--bench/--no-bench", default=True, help="Measure latency.  [default: yes]")
-@click.option(
-    "--min-time",
-    type=float,
-    default=16.0,
-    show_default=True,
-    help="Seconds of timed runs, all files together.",
-)
-@data_options(split="val", required=True)
-@provider_options
-@output_options
+@data_group(split="val", required=True)
+@declared(Headed("Measuring", "--bench/--no-bench", default=True, help="Measure latency.  [default: yes]"))
+@bench_group()
+@runtime_group()
+@output_group(written("-o", "--output", required=True, help="The folder to write."))
 def command(
     models: tuple[Path, ...],
-    output: Path,
     target: str,
     convert: tuple[str, ...],
-    max_drop: float | None,
-    task: str | None,
     opset: int | None,
-    batch: int | None,
+    max_drop: float | None,
+    data: DataOptions,
+    timing: BenchOptions,
+    runtime: Runtime,
+    output: Path,
+    out: Output,
     bench: bool,
-    min_time: float,
-    data: str,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
 ) -> None:
     """Make files that run on a device, each verified, with one account of what it cost.
 
@@ -98,9 +96,6 @@ def command(
       lacoot-deploy ship model.onnx --convert int8 --convert fp16+ort \\
           --data npz:samples.npz --max-drop 0.5 -o out
     """
-    from lacoot_deploy.bench.options import BenchOptions
-    from lacoot_deploy.runtime.options import Runtime
-    from lacoot_deploy.tasks import TaskOptions
     from lacoot_deploy.workflow.ship_request import ShipRequest
     from lacoot_deploy.workflow.shipping import require, run_ship
 
@@ -108,23 +103,18 @@ def command(
     request = ShipRequest(
         models=models,
         output=output,
-        data=data_of(data, mean, std, size, split, samples, seed),
+        data=data,
         target=target,
         conversions=chains,
         max_drop=max_drop,
         opset=opset,
-        batch=batch or 1,
-        bench=BenchOptions(min_time=min_time, variants=False, seed=seed) if bench else None,
-        runtime=Runtime(provider, threads),
-        task=None if task is None else TaskOptions(task),
+        batch=timing.batch or 1,
+        bench=timing if bench else None,
+        runtime=runtime,
     )
-    with progress(quiet=quiet) as report:
+    with out.progress() as report:
         account = run_ship(request, progress=report)
-    if as_json:
-        print_json(account)
-    else:
-        show(account)
-        note(f"Wrote {output}.", quiet=quiet)
+    out.result(account, show, notes=(f"Wrote {output}.",))
     require(account, chains)
 
 

@@ -72,12 +72,15 @@ class Judged:
         from lacoot_deploy.runtime.sessions import open_session
         from lacoot_deploy.selection.limits import Evidence
         from lacoot_deploy.tasks import Judge
+        from lacoot_deploy.tasks.belief import require_belief, try_labels
+        from lacoot_deploy.workflow.data import task_of
 
-        evidence = Evidence.split(
-            samples_of(dense, request.data), seed=request.data.seed, fit_limit=CALIBRATION
-        )
+        said, samples = task_of(dense.manifest, request.data), samples_of(dense, request.data)
+        evidence = Evidence.split(samples, seed=request.data.seed, fit_limit=CALIBRATION, task=said)
         session = open_session(dense.path, runtime)
-        judge = Judge.of(predict(session, evidence.confirm), evidence.confirm, request.task)
+        judge = Judge.of(predict(session, evidence.confirm), evidence.confirm, said)
+        belief = try_labels(judge, evidence.confirm, run=lambda some: predict(session, some))
+        require_belief(belief, trust=said.trust_labels, source=evidence.confirm.description)
         choosing = Judge.of(predict(session, evidence.choose), evidence.choose, judge.task)
         share = judge.task.measure.unit == "points"
         limit = request.max_drop if request.max_drop is not None else USUAL_DROP if share else None
@@ -217,7 +220,9 @@ def measure_latency(
     paths = {f"b{number}": folder / str(line.file) for number, line in enumerate(lines) if number}
     if not paths:
         return None
-    wanted = replace(options, batch=None, dims={}, variants=False, allow_cpu_nodes=True)
+    # The time is that of a pair, which is three models: the reference is measured twice.
+    seconds = options.min_time * (len(paths) + 2) / 3
+    wanted = replace(options, batch=None, dims={}, min_time=seconds, variants=False, allow_cpu_nodes=True)
     try:
         series = bench_series(
             folder / str(lines[0].file),

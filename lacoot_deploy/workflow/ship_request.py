@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from lacoot_deploy.data import Samples
     from lacoot_deploy.manifest import Manifest
-    from lacoot_deploy.tasks import TaskOptions
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,16 +36,15 @@ class ShipRequest:
     Attributes:
         models: ONNX files; the first is the dense float32 network that all are held against.
         output: The folder to write.
-        data: Samples to calibrate, choose and confirm by.
+        data: Samples to calibrate, choose and confirm by, and what the network is for as far as the user says.
         target: The device.
         conversions: Chains asked for by name, such as `fixed+int8+ort`; empty for those of the target.
         max_drop: Most that the score may drop against the dense float32 file; None for a point where the score is a
             share of samples, else for no limit.
         opset: The version for the conversion `opset`.
         batch: Samples in one run on the device: what free first axes are fixed to, and what is timed.
-        bench: How latency is measured, all files together; None to measure none.
+        bench: How latency is measured, all files in one run; None to measure none.
         runtime: Where files run.
-        task: What the network is for; None to find out.
 
     Raises:
         UsageError: There is no model, no such target or conversion.
@@ -62,7 +60,6 @@ class ShipRequest:
     batch: int = 1
     bench: BenchOptions | None = field(default_factory=BenchOptions)
     runtime: Runtime = AUTO
-    task: TaskOptions | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done before anything is read."""
