@@ -16,12 +16,14 @@ class TaskOptions:
         outputs: The outputs that count; None for all.
         trust_labels: Whether labels are believed although the dense network is no better than guessing.
         recorded: What the model's manifest says; taken where no name is given and it fits.
+        measure: The score that counts, where the name does not say; None for the task's first.
     """
 
     name: str | None = None
     outputs: tuple[str, ...] | None = None
     trust_labels: bool = False
     recorded: str | None = None
+    measure: str | None = None
 
 
 ANY_TASK = TaskOptions()

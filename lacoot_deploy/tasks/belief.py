@@ -73,6 +73,7 @@ class Belief:
             "guess": self.guess,
             "believed": self.believed,
             "samples": self.samples,
+            "sentence": f"{self.sentence()}.",
         }
 
 

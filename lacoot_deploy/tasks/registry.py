@@ -56,6 +56,11 @@ def fit_task(
         InputError: The named task does not fit, or none fits the labels; the message says why.
     """
     options = options or TaskOptions()
+    task = _fitted(outputs, samples, options)
+    return task if options.measure is None else task.with_measure(options.measure)
+
+
+def _fitted(outputs: Mapping[str, NDArray[Any]], samples: Samples, options: TaskOptions) -> Task:
     judged = chosen_outputs(outputs, options.outputs)
     facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
     if options.name is None:
