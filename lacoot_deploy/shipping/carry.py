@@ -11,14 +11,12 @@ from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.io import MAX_PROTO_BYTES, fingerprint, load_model, save_model
 from lacoot_deploy.graph.model.order import sorted_nodes
 from lacoot_deploy.manifest import (
-    MANIFEST_KEY,
     ConversionRecord,
     Manifest,
-    parse_manifest,
     read_manifest,
     write_manifest,
 )
-from lacoot_deploy.runtime.ort_format import SUFFIX, read_ort
+from lacoot_deploy.runtime.reading import read_model
 from lacoot_deploy.shipping.conversion import CannotConvertError, Converted
 from lacoot_deploy.version import PRODUCER
 
@@ -128,7 +126,4 @@ def manifest_of(path: Path) -> Manifest | None:
     Raises:
         InputError: The file cannot be read, or its manifest is not usable.
     """
-    if path.suffix != SUFFIX:
-        return read_manifest(load_model(path), path=path)
-    text = read_ort(path).metadata.get(MANIFEST_KEY)
-    return None if text is None else parse_manifest(text, path=path)
+    return read_manifest(read_model(path), path=path)

@@ -11,9 +11,10 @@ import onnx
 
 from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.manifest import MANIFEST_KEY
-from lacoot_deploy.runtime.ort_format import SUFFIX, read_ort
+from lacoot_deploy.runtime.reading import read_model
 from lacoot_deploy.shipping.carry import carry, load_whole, record_of, stamp
 from lacoot_deploy.shipping.conversion import CannotConvertError, Conversion, Converted, Job
+from lacoot_deploy.shipping.ort_format import OrtFormat
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def apply_chain(chain: Sequence[Conversion], job: Job, target: Path) -> Made:
         step = replace(job, path=made.path, folder=folder)
         try:
             converted = (
-                _to_ort(conversion, step, result) if suffix == SUFFIX else _to_onnx(conversion, step, result)
+                _to_ort(conversion, step, result)
+                if suffix == OrtFormat.suffix
+                else _to_onnx(conversion, step, result)
             )
         except CannotConvertError as error:
             raise CannotConvertError(f"{conversion.name}: {error}") from error
@@ -82,7 +85,7 @@ def _to_ort(conversion: Conversion, job: Job, result: Path) -> Converted:
     source = job.folder / "stamped.onnx"
     onnx.save(model, str(source))
     converted = conversion.convert(replace(job, path=source))
-    if MANIFEST_KEY not in read_ort(converted.path).metadata:
+    if MANIFEST_KEY not in {entry.key for entry in read_model(converted.path).metadata_props}:
         raise CannotConvertError("the manifest is missing in what ONNX Runtime's tool wrote")
     shutil.copyfile(converted.path, result)
     beside = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from lacoot_deploy.runtime.options import Runtime
-from lacoot_deploy.runtime.ort_format import SUFFIX
+from lacoot_deploy.runtime.reading import is_ort
 from lacoot_deploy.runtime.sessions import open_session
 
 _FLOAT = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcFusedConv")
@@ -25,7 +25,7 @@ def fallbacks(path: Path, folder: Path, *, numbers: str | None, runtime: Runtime
         runtime: Where it runs.
     """
     found: list[str] = []
-    if path.suffix == SUFFIX:
+    if is_ort(path):
         return found
     optimised = folder / "optimised.onnx"
     session = open_session(

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.manifest import DistanceRecord, Manifest, read_manifest
-from lacoot_deploy.runtime.ort_format import SUFFIX, read_ort
 from lacoot_deploy.selection.options import Granularity
 
 if TYPE_CHECKING:
@@ -144,33 +143,12 @@ def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = 
     Raises:
         InputError: The file is missing, malformed or unsupported.
     """
-    if Path(path).suffix == SUFFIX:
-        return _inspect_ort(Path(path))
     opened = open_model(path, probe=probe, granularity=granularity)
     recorded, notes = recorded_distances(opened.manifest, opened.blocks)
     return Inspection(
         model=model_entry(path, opened.costs),
         blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
         notes=[*opened.notes, *notes, *conversion_notes(opened.manifest)],
-    )
-
-
-def _inspect_ort(path: Path) -> Inspection:
-    """What a file in ORT format tells: its size, and what its manifest records."""
-    from lacoot_deploy.shipping.carry import manifest_of
-
-    found, manifest = read_ort(path), manifest_of(path)
-    names = ", ".join(record.name for record in manifest.blocks) if manifest is not None else ""
-    blocks = f" Its manifest records the blocks {names}." if names else ""
-    return Inspection(
-        model=ModelEntry(
-            path=str(path), nodes=found.nodes, parameters=found.parameters, macs=None, opset=found.opset
-        ),
-        blocks=[],
-        notes=[
-            f"A file in ORT format is optimised for good, so nothing can be cut from it.{blocks}",
-            *conversion_notes(manifest),
-        ],
     )
 
 
