@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import residual_cnn
+from builders import own_answers, residual_cnn
 
 from lacoot_deploy.graph.model.io import save_model
 
@@ -87,13 +87,10 @@ def test_the_quickstart(tmp_path):
 
 
 def test_any_onnx_takes_a_file_of_ones_own(tmp_path):
-    save_model(residual_cnn(4)[0], tmp_path / "mine.onnx")
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "d.npz",
-        image=rng.standard_normal((80, 3, 8, 8)).astype(np.float32),
-        labels=np.arange(80) % 3,
-    )
+    model = residual_cnn(4)[0]
+    save_model(model, tmp_path / "mine.onnx")
+    images = np.random.default_rng(0).standard_normal((80, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", image=images, labels=own_answers(model, image=images))
     options = ["--model", "mine.onnx", "--data", "npz:d.npz", "--max-drop", "100", "-o", "out"]
     done = sample("02_any_onnx.py", *options, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -105,10 +102,11 @@ def test_any_onnx_takes_a_file_of_ones_own(tmp_path):
 def pair(tmp_path):
     from lacoot_deploy import DataOptions, Limit, collapse
 
-    save_model(residual_cnn(8, channels=16, size=16)[0], tmp_path / "dense.onnx")
+    model = residual_cnn(8, channels=16, size=16)[0]
+    save_model(model, tmp_path / "dense.onnx")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((60, 3, 16, 16)).astype(np.float32)
-    np.savez(tmp_path / "t.npz", image=images, labels=np.arange(60) % 3)
+    np.savez(tmp_path / "t.npz", image=images, labels=own_answers(model, image=images))
     collapse(
         tmp_path / "dense.onnx",
         tmp_path / "short.onnx",
