@@ -268,7 +268,7 @@ def dims_group(meaning: str = "Size of a free dimension where times are measured
     return group(
         "dims",
         parse_dims,
-        Headed("Measuring", "--dim", "dims", multiple=True, metavar="NAME=N", help=meaning),
+        Headed("Data", "--dim", "dims", multiple=True, metavar="NAME=N", help=meaning),
     )
 
 
