@@ -6,7 +6,7 @@ import click
 
 from .live import progress
 from .options import output_options
-from .render import print_json, say, table
+from .render import echo, print_json, say, table
 
 
 @click.command("doctor")
@@ -42,4 +42,4 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
         say(f"CUDA library {library.name}: {reason}")
     say(f"`--provider auto` chooses {found.auto} here.")
     if verbose:
-        click.echo(found.machine.model_dump_json(indent=2))
+        echo(found.machine.model_dump_json(indent=2))

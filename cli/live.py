@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .render import console, standing
+
 Progress = Callable[[int, int, str], None]
 
 PATIENCE = 0.7
@@ -19,7 +21,8 @@ def progress(*, quiet: bool, what: str = "working") -> Iterator[Progress]:
     """Yield a function (done, total, what) that shows progress with the time left on stderr.
 
     Before the first call and after the last one it shows how long the command has been at work. Nothing is shown where
-    there is no terminal, when quiet, and by commands that are done at once.
+    there is no terminal, when quiet, and by commands that are done at once. What is printed meanwhile through `render`
+    stands above the bar.
 
     Args:
         quiet: Show nothing.
@@ -29,26 +32,26 @@ def progress(*, quiet: bool, what: str = "working") -> Iterator[Progress]:
         yield lambda done, total, task: None
         return
     shown = _Shown(what)
-    try:
-        yield shown.update
-    finally:
-        shown.end()
+    with standing(shown.aside):
+        try:
+            yield shown.update
+        finally:
+            shown.end()
 
 
 class _Shown:
     """A bar that appears after a moment, told from the thread that works."""
 
     def __init__(self, what: str) -> None:
-        self.what, self.task, self.done, self.total = what, what, 0, None
+        self.what, self.task, self.done = what, what, 0
+        self.total: int | None = None
         self.bar: Any = None
         self.row: Any = None
+        self.ended = False
         self.lock = threading.RLock()
         self.timer = threading.Timer(PATIENCE, self.start)
         self.timer.daemon = True
         self.timer.start()
-
-    done: int
-    total: int | None
 
     def update(self, done: int, total: int, task: str) -> None:
         """Take note of how far a task is; a finished one gives place to the general message."""
@@ -67,23 +70,37 @@ class _Shown:
     def start(self) -> None:
         """Show the bar."""
         with self.lock:
+            if self.ended:
+                return
             self.bar = _bar()
             self.bar.start()
             self.row = self.bar.add_task(self.task, total=self.total, completed=self.done)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Context in which the bar leaves its line to something else, and stands below it afterwards."""
+        with self.lock:
+            if self.bar is not None:
+                self.bar.stop()
+            try:
+                yield
+            finally:
+                if self.bar is not None:
+                    self.bar.start()
 
     def end(self) -> None:
         """Take the bar away."""
         self.timer.cancel()
         with self.lock:
+            self.ended = True
             if self.bar is not None:
                 self.bar.stop()
+                self.bar = None
 
 
 def _bar() -> Any:
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
     from rich.text import Text
-
-    from .render import console
 
     class Far(ProgressColumn):
         """How far it is, and the time left; else the time gone."""

@@ -16,6 +16,8 @@ import click
 from lacoot_deploy import __version__
 from lacoot_deploy.errors import LacootError
 
+from .render import echo, printable, styled
+
 COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "report", "doctor")
 
 
@@ -72,7 +74,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         context = error.ctx
         if context is not None and context.command is not cli:
-            click.echo(f"Try '{context.command_path} --help'.", err=True)
+            echo(f"Try '{context.command_path} --help'.", err=True)
         _say(error.format_message())
         return 2
     except click.ClickException as error:
@@ -117,10 +119,8 @@ def _trace(argv: Sequence[str]) -> None:
 
 
 def _say(message: str) -> None:
-    from .render import printable, styled
-
     message = printable(message)
-    click.echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
+    echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How results look: tables that fit 80 columns, sentences that wrap there, notes on stderr, JSON on stdout."""
+"""The one place that prints: tables that fit 80 columns, sentences that wrap there, notes on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,12 +29,32 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
+_bars: list[Callable[[], AbstractContextManager[None]]] = []
+"""What takes the bar that stands on the terminal aside while something is printed; empty where none stands."""
+
+
+@contextmanager
+def standing(aside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Context in which a bar stands on the terminal, which `aside` takes away for as long as its own context lasts."""
+    _bars.append(aside)
+    try:
+        yield
+    finally:
+        _bars.remove(aside)
+
+
+def echo(text: str | bytes, *, err: bool = False) -> None:
+    """Print on stdout or stderr, above the bar where one stands; everything that a command prints passes here."""
+    with _bars[-1]() if _bars else nullcontext():
+        click.echo(text, err=err)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout: a pydantic record or plain data."""
     data = document.model_dump(mode="json") if hasattr(document, "model_dump") else document
     text = json.dumps(data, indent=2, ensure_ascii=False)
     # Of a file's name that is no text, the bytes are written as they are.
-    click.echo(text if text.isascii() else text.encode(errors="surrogateescape"))
+    echo(text if text.isascii() else text.encode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
@@ -47,7 +68,7 @@ def printable(text: str) -> str:
 def note(message: str, *, quiet: bool = False) -> None:
     """A sentence for the reader on stderr in lines of 80 columns, unless asked to be quiet."""
     if not quiet:
-        click.echo(_filled(printable(message)), err=True)
+        echo(_filled(printable(message)), err=True)
 
 
 def styled(text: str, **style: Any) -> str:
@@ -57,7 +78,7 @@ def styled(text: str, **style: Any) -> str:
 
 def say(text: str) -> None:
     """A sentence on stdout, in lines of 80 columns at most, further lines indented."""
-    click.echo(_filled(printable(text)))
+    echo(_filled(printable(text)))
 
 
 def _filled(text: str) -> str:
@@ -79,7 +100,7 @@ def table(
     rows = [[printable(cell) for cell in row] for row in rows]
     lines = [] if sys.stdout.isatty() else plain_table(columns, rows, title=title)
     if lines:
-        click.echo("\n".join(lines))
+        echo("\n".join(lines))
         return
     from rich import box
     from rich.table import Table
@@ -96,7 +117,9 @@ def table(
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     out = console()
-    out.print(grid)
+    with out.capture() as drawn:
+        out.print(grid)
+    echo(drawn.get().removesuffix("\n"))
 
 
 def plain_table(
@@ -121,32 +144,6 @@ def plain_table(
         return "   ".join(parts)
 
     return [*([title.ljust(total)] if title else []), line(cells[0]), "─" * total, *map(line, rows)]
-
-
-def count(value: float | None, *, unit: str = "") -> str:
-    """A count with a metric prefix and three significant figures; `-` for None."""
-    if value is None:
-        return "-"
-    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{significant(value / size)} {prefix}{unit}"
-    return f"{int(value)}{' ' + unit if unit else ''}"
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """A number to that many significant figures, without exponent where it is readable; `-` for None."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    magnitude = abs(value)
-    if magnitude >= 10 ** (digits - 1):
-        return f"{value:.0f}" if magnitude < 1e7 else f"{value:.{digits - 1}e}"
-    if magnitude < 1e-3:
-        return f"{value:.{digits - 1}e}"
-    import math
-
-    return f"{value:.{max(digits - 1 - math.floor(math.log10(magnitude)), 0)}f}"
 
 
 def shape_text(shape: Sequence[int | str | None] | None) -> str:

@@ -9,12 +9,13 @@ import click
 
 from .live import progress
 from .options import PATH, output_options
-from .render import note, print_json
+from .render import note, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lacoot_deploy.training.loop import EpochReport
+    from lacoot_deploy.workflow.healing import HealSummary
     from lacoot_deploy.workflow.merging import MergeSummary
     from lacoot_deploy.workflow.training import TrainSummary
 
@@ -68,40 +69,31 @@ def command(
       lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
       lacoot-deploy train samples/recipes/easier-digits.toml -o runs/easier
     """
-    if plan_file is not None:
-        _heal(recipe, plan_file, out, settings, resume, trust, as_json=as_json, verbose=verbose, quiet=quiet)
-        return
     from lacoot_deploy.workflow.training import is_main_process, train
 
-    with progress(quiet=quiet, what="preparing") as told:
-        summary = train(
-            recipe,
-            out,
-            overrides=settings,
-            resume=resume,
-            progress=_reporter(told, quiet=quiet),
-            note=lambda text: note(text, quiet=quiet),
-            planning=told,
-        )
+    with progress(quiet=quiet, what="at work") as told:
+        reporter = _reporter(told, quiet=quiet)
+        if plan_file is not None:
+            healed = _heal(recipe, plan_file, out, settings, resume, trust, reporter)
+        else:
+            trained = train(
+                recipe,
+                out,
+                overrides=settings,
+                resume=resume,
+                progress=reporter,
+                note=reporter.note,
+                planning=told,
+            )
     if not is_main_process():
         return
     if as_json:
-        print_json(summary)
+        print_json(trained if plan_file is None else healed)
         return
-    if summary.merge is not None:
-        for line in rounds_lines(summary):
-            click.echo(line)
-        return
-    plan = summary.plan
-    if plan is None:
-        click.echo(f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop.")
-        return
-    confirming = plan.evidence["confirming"]
-    click.echo(
-        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
-        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
-    )
-    note(f"Next: lacoot-deploy collapse {summary.model}", quiet=quiet)
+    for line in train_lines(trained) if plan_file is None else heal_lines(healed):
+        say(line)
+    if plan_file is None and trained.plan is not None:
+        note(f"Next: lacoot-deploy collapse {trained.model}", quiet=quiet)
 
 
 def _heal(
@@ -111,32 +103,13 @@ def _heal(
     settings: tuple[str, ...],
     resume: bool,
     trust: bool,
-    *,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
-) -> None:
+    reporter: Any,
+) -> HealSummary:
     from lacoot_deploy.workflow.healing import heal
-    from lacoot_deploy.workflow.training import is_main_process
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
-    with progress(quiet=quiet, what="preparing") as told:
-        reporter = _reporter(told, quiet=quiet)
-        summary = heal(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
-    if not is_main_process():
-        return
-    if as_json:
-        print_json(summary)
-        return
-    steps = [("dense", summary.dense_val_accuracy), ("cut", summary.cut_val_accuracy)]
-    before = ", ".join(f"{name} {value:.2f} %" for name, value in steps if value is not None)
-    click.echo(
-        f"{summary.model}: {len(summary.blocks)} blocks gone; validation accuracy {before}, "
-        f"healed {summary.val_accuracy:.2f} %."
-    )
-    if summary.merge is not None:
-        click.echo(merge_line(summary.merge))
+    return heal(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
 
 
 def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:
@@ -157,17 +130,35 @@ def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:
     return Reporter()
 
 
-def rounds_lines(summary: TrainSummary) -> list[str]:
-    """What a method of rounds came to, in a few lines."""
-    merge = summary.merge
-    assert merge is not None
-    names = f" ({', '.join(merge.linear)})" if merge.linear else ""
+def train_lines(summary: TrainSummary) -> list[str]:
+    """What a run came to, in a few lines."""
+    merge, plan = summary.merge, summary.plan
+    if merge is not None:
+        names = f" ({', '.join(merge.linear)})" if merge.linear else ""
+        return [
+            f"{summary.model}: {len(merge.linear)} activations are linear{names}.",
+            f"Validation accuracy {summary.dense_val_accuracy:.2f} -> {summary.val_accuracy:.2f} %; "
+            f"stopped: {summary.stopped}.",
+            merge_line(merge),
+        ]
+    if plan is None:
+        return [f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop."]
+    confirming = plan.evidence["confirming"]
     return [
-        f"{summary.model}: {len(merge.linear)} activations are linear{names}.",
-        f"Validation accuracy {summary.dense_val_accuracy:.2f} -> {summary.val_accuracy:.2f} %; "
-        f"stopped: {summary.stopped}.",
-        merge_line(merge),
+        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
+        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
     ]
+
+
+def heal_lines(summary: HealSummary) -> list[str]:
+    """What a healing came to."""
+    steps = [("dense", summary.dense_val_accuracy), ("cut", summary.cut_val_accuracy)]
+    before = ", ".join(f"{name} {value:.2f} %" for name, value in steps if value is not None)
+    line = (
+        f"{summary.model}: {len(summary.blocks)} blocks gone; validation accuracy {before}, "
+        f"healed {summary.val_accuracy:.2f} %."
+    )
+    return [line] if summary.merge is None else [line, merge_line(summary.merge)]
 
 
 def merge_line(merge: MergeSummary) -> str:
@@ -185,14 +176,22 @@ def merge_line(merge: MergeSummary) -> str:
 
 
 def epoch_line(report: EpochReport) -> str:
-    """The figures of an epoch in 79 columns."""
+    """The figures of an epoch in 80 columns; the least telling ones give way where numbers are long."""
     width = len(str(report.epochs))
-    penalty = "" if report.penalty is None else f"  mswd {report.penalty:.3f}"
-    return (
-        f"epoch {report.epoch:>{width}}/{report.epochs}  loss {report.loss:.3f}{penalty}"
-        f"  train {report.train_accuracy:.1f}%  val {report.val_accuracy:.2f}%"
-        f"  {report.seconds:.1f}s  left {_duration(report.remaining)}"
-    )
+    seconds = f"{report.seconds:.1f}s" if report.seconds < 100 else f"{report.seconds:.0f}s"
+    parts = [
+        f"epoch {report.epoch:>{width}}/{report.epochs}",
+        f"loss {report.loss:.3f}",
+        *([] if report.penalty is None else [f"mswd {report.penalty:.3f}"]),
+        f"train {report.train_accuracy:.1f}%",
+        f"val {report.val_accuracy:.2f}%",
+        seconds,
+        f"left {_duration(report.remaining)}",
+    ]
+    for giving_way in (parts[-4], seconds):
+        if len("  ".join(parts)) > 80:
+            parts.remove(giving_way)
+    return "  ".join(parts)
 
 
 def _duration(seconds: float) -> str:

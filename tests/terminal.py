@@ -1,4 +1,4 @@
-"""Runs a command on a pseudo terminal of 80 columns, and says what it wrote there."""
+"""Runs a command on a pseudo terminal of 80 columns, and says what it wrote there and what then stands on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import sys
 import time
 
 import pytest
+
+
+def screen(text: str, *, columns: int = 80) -> list[str]:
+    """The lines that stand on a terminal after a text was written to it, trailing blanks cut."""
+    pyte = pytest.importorskip("pyte")
+    shown = pyte.Screen(columns, 200)
+    pyte.Stream(shown).feed(text)
+    lines = [line.rstrip() for line in shown.display]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def on_terminal(

@@ -165,15 +165,34 @@ def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples
         feeds[info.name] = values if kind is None else values.astype(kind, copy=False)
     named_input = any(info.name == "labels" for info in inputs)
     labels = None if named_input else arrays.get("labels")
-    scalar = next((name for name, array in feeds.items() if array.ndim == 0), None)
-    if scalar is not None:
-        raise InputError(f"Input {scalar!r} is a single number; samples need a first axis to be counted by.")
+    shared = _without_samples(feeds, inputs)
+    if len(shared) == len(feeds):
+        raise InputError(
+            f"{source} holds no array with a first axis to count samples by: {', '.join(map(repr, sorted(feeds)))}."
+        )
     if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
         raise InputError(f"The labels in {source} must be one integer per sample.")
-    counts = {name: len(a) for name, a in feeds.items()} | ({} if labels is None else {"labels": len(labels)})
+    counts = {name: len(a) for name, a in feeds.items() if name not in shared}
+    counts |= {} if labels is None else {"labels": len(labels)}
     if len(set(counts.values())) > 1:
         raise InputError(f"{source} holds different numbers of samples: {counts}.")
-    return Samples(feeds, None if labels is None else labels.astype(np.int64))
+    return Samples(feeds, None if labels is None else labels.astype(np.int64), shared=shared)
+
+
+def _without_samples(feeds: dict[str, NDArray[Any]], inputs: Sequence[InputInfo]) -> frozenset[str]:
+    """Inputs that are given whole to every run, where that is certain.
+
+    A scalar has no axis to count by. An array of exactly the shape that the model fixes is one too where another input
+    has another number of samples.
+    """
+    scalars = {name for name, array in feeds.items() if array.ndim == 0}
+    fixed = {i.name for i in inputs if i.shape and i.shape == feeds[i.name].shape}
+    free = {len(feeds[name]) for name in feeds.keys() - scalars - fixed}
+    if not free and fixed:
+        free = {max(len(feeds[name]) for name in fixed)}
+    if len(free) != 1:
+        return frozenset(scalars)
+    return frozenset(scalars | {name for name in fixed if len(feeds[name]) not in free})
 
 
 def _element_type(info: InputInfo, source: str) -> np.dtype[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,30 +52,56 @@ class Samples:
     """Model inputs by name, with labels where there are any.
 
     Attributes:
-        feeds: One array per input; the first axis counts samples and is equally long in all.
-        labels: int64 [N] or None.
+        feeds: One array per input; the first axis counts samples and is equally long in all but the shared ones.
+        labels: What the source calls its labels, of any type and shape, [N, ...]; None where there are none.
         description: Where they came from, for records and messages.
         classes: Class names where the source has them; the label is the index.
+        shared: Names of the arrays that have no sample axis (a scalar, a switch) and are given whole to every run.
+        numbers: int64 [N], which sample of the source each one is; None where they are the source's own, in order.
+        further_labels: Labels of other names, [N, ...] each.
     """
 
     feeds: Mapping[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     description: str = ""
     classes: tuple[str, ...] = ()
+    shared: frozenset[str] = frozenset()
+    numbers: NDArray[np.int64] | None = None
+    further_labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def label_arrays(self) -> dict[str, NDArray[Any]]:
+        """All labels by name; those without a name of their own are `labels`."""
+        return {**({} if self.labels is None else {"labels": self.labels}), **self.further_labels}
+
+    @property
+    def own_feeds(self) -> dict[str, NDArray[Any]]:
+        """The inputs that have a sample axis."""
+        return {name: array for name, array in self.feeds.items() if name not in self.shared}
 
     def __len__(self) -> int:
-        return len(next(iter(self.feeds.values())))
+        return next((len(a) for name, a in self.feeds.items() if name not in self.shared), 1)
 
     def take(self, indices: NDArray[Any] | slice) -> Samples:
         """The samples at the given indices, in that order."""
-        labels = None if self.labels is None else self.labels[indices]
-        feeds = {name: a[indices] for name, a in self.feeds.items()}
-        return Samples(feeds, labels, self.description, self.classes)
+        numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+        return replace(
+            self,
+            feeds={name: a if name in self.shared else a[indices] for name, a in self.feeds.items()},
+            labels=None if self.labels is None else self.labels[indices],
+            numbers=numbers[indices],
+            further_labels={name: a[indices] for name, a in self.further_labels.items()},
+        )
 
     def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
         """Feeds of at most `size` samples each, in order; the last may be shorter."""
         for start in range(0, len(self), size):
-            yield {name: a[start : start + size] for name, a in self.feeds.items()}
+            part = slice(start, start + size)
+            yield {name: a if name in self.shared else a[part] for name, a in self.feeds.items()}
+
+    def number(self, index: int) -> int:
+        """Which sample of the source the one at this place is."""
+        return index if self.numbers is None else int(self.numbers[index])
 
 
 def join(first: Samples, second: Samples) -> Samples:
@@ -85,5 +111,19 @@ def join(first: Samples, second: Samples) -> Samples:
         if first.labels is None or second.labels is None
         else np.concatenate([first.labels, second.labels])
     )
-    feeds = {name: np.concatenate([array, second.feeds[name]]) for name, array in first.feeds.items()}
-    return Samples(feeds, labels, first.description, first.classes)
+    feeds = {
+        name: array if name in first.shared else np.concatenate([array, second.feeds[name]])
+        for name, array in first.feeds.items()
+    }
+    numbers = [first.number(i) for i in range(len(first))] + [second.number(i) for i in range(len(second))]
+    further = {
+        name: np.concatenate([array, second.further_labels[name]])
+        for name, array in first.further_labels.items()
+    }
+    return replace(
+        first,
+        feeds=feeds,
+        labels=labels,
+        numbers=np.asarray(numbers, dtype=np.int64),
+        further_labels=further,
+    )

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from builders import residual_cnn
 from lacoot_deploy_cli import live, network
 from lacoot_deploy_cli.main import COMMANDS, run
-from terminal import on_terminal
+from terminal import on_terminal, screen
 
 from lacoot_deploy.graph.model.io import save_model
 
@@ -159,14 +160,46 @@ def test_no_progress_where_there_is_no_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_notes_stand_above_the_bar():
-    code = (
-        "import time\nfrom lacoot_deploy_cli.live import progress\nfrom lacoot_deploy_cli.render import note\n"
-        "with progress(quiet=False) as told:\n    time.sleep(1.2)\n    told(1, 9, 'x')\n    note('epoch 1 done')\n"
-        "    time.sleep(0.3)\n"
-    )
-    _, text = on_terminal(["-c", code])
-    assert re.search(r"epoch 1 done\s*\r?\n", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
+SPEAKING = """
+import time
+from lacoot_deploy_cli.live import progress
+from lacoot_deploy_cli.render import note, print_json, say, table
+from lacoot_deploy_cli.train import epoch_line
+from types import SimpleNamespace as Report
+with progress(quiet=False, what="getting ready") as told:
+    time.sleep(1.2)
+    note("Training on the CPU (1 threads) in fp32.")
+    for i in (1, 2):
+        told(5, 18, f"epoch {i}")
+        time.sleep(0.3)
+        note(epoch_line(Report(epoch=i, epochs=1600, loss=23.025, penalty=12.345, train_accuracy=100.0,
+                               val_accuracy=100.0, seconds=1234.5, remaining=86399.0)))
+    say("a sentence on stdout")
+    table([("name", "left"), ("macs", "right")], [("layer1", "12 M")])
+    print_json([1])
+    told(1, 9, "the last thing")
+    time.sleep(0.3)
+"""
+
+
+def test_what_is_printed_while_a_bar_stands_stands_above_it_in_80_columns():
+    """As the screen shows it: a line that begins behind the bar's remains, or wraps, would be another."""
+    said = ["Training on the CPU (1 threads) in fp32."]
+    said += [f"epoch    {i}/1600  loss 23.025  mswd 12.345  val 100.00%  1234s  left 23h59m" for i in (1, 2)]
+    said += ["a sentence on stdout", "name     macs", "─" * 13, "layer1   12 M", "[", "  1", "]"]
+    _, text = on_terminal(["-c", SPEAKING])
+    assert [line.strip() if "macs" in line or "12 M" in line else line for line in screen(text)] == said
+    # And the bar below it, as long as it stands.
+    _, text = on_terminal(["-c", SPEAKING + "    import os\n    os._exit(0)\n"])
+    lines = screen(text)
+    assert lines[len(said)].startswith("the last thing ━")
+    assert lines[len(said) + 1 :] == []
+
+
+def test_everything_is_printed_through_the_one_place_that_knows_of_the_bar():
+    for path in Path(live.__file__).parent.glob("*.py"):
+        found = re.findall(r"\b(?:click\.s?echo|print|sys\.std\w+\.write)\(", path.read_text())
+        assert path.name == "render.py" or not found, path.name
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ class TestArrays:
             (FLOATS, {"x": np.zeros((3, 4), np.float32), "labels": np.zeros(3)}, "one integer per sample"),
             (FLOATS, {"x": np.zeros((0, 4), np.float32)}, "no samples"),
             (FLOATS, {"x": np.array([["a"] * 4])}, "expected float32"),
-            ([InputInfo("x", (), "float32")], {"x": np.float32(1)}, "single number"),
+            ([InputInfo("x", (), "float32")], {"x": np.float32(1)}, "no array with a first axis"),
             ([InputInfo("x", ("n", 4), "seq(float)")], {"x": np.zeros((3, 4), np.float32)}, "cannot hold"),
         ],
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lacoot_deploy.data import InputInfo, load_samples
+from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import PreprocessingRecord
 
@@ -103,3 +104,20 @@ def test_images_need_preprocessing_and_one_input_and_are_turned_for_nhwc_models(
         load_samples("digits", inputs=image)
     with pytest.raises(InputError, match="2 inputs"):
         load_samples("digits", inputs=TWO, preprocessing=record)
+
+
+@pytest.mark.parametrize(("declared", "value"), [((), np.float32(2)), ((1,), np.ones(1, np.float32))])
+@pytest.mark.parametrize("batch", ["N", 1, 4])
+def test_arrays_without_a_sample_axis_are_shared_by_all_samples(tmp_path, declared, value, batch):
+    inputs = [InputInfo("x", (batch, 3), "float32"), InputInfo("scale", declared, "float32")]
+    np.savez(tmp_path / "d.npz", x=np.arange(12, dtype=np.float32).reshape(4, 3), scale=value)
+    samples = load_samples(f"npz:{tmp_path / 'd.npz'}", inputs=inputs)
+    assert samples.shared == {"scale"}
+    assert len(samples) == 4
+    part = samples.take(np.array([3, 1]))
+    assert part.number(0) == 3
+    assert [feeds["scale"].shape for feeds in part.batches(1)] == [value.shape] * 2
+    both = join(part, samples.take(slice(0, 1)))
+    assert len(both) == 3
+    assert both.number(2) == 0
+    assert both.feeds["scale"].shape == value.shape
