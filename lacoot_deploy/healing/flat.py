@@ -1,4 +1,4 @@
-"""A model's main graph as one list of nodes: functions inlined, attributes read, every constant with its place in the file."""
+"""A model's main graph as one list of nodes: functions inlined, every constant with its place in the file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.model.order import captured, sorted_nodes
-from lacoot_deploy.graph.model.walk import subgraphs
+from lacoot_deploy.graph.model.order import sorted_nodes
+from lacoot_deploy.graph.model.walk import body_reads, subgraphs
 from lacoot_deploy.healing.operators.base import attribute_values
 
 Path_ = tuple[tuple[int, int], ...]
@@ -129,7 +129,9 @@ class _Flattener:
             (f.domain, f.name, getattr(f, "overload", "")): (i, f) for i, f in enumerate(model.functions)
         }
 
-    def graph(self, graph: onnx.GraphProto, path: Path_, names: Mapping[str, str], *, inside: bool) -> FlatGraph:
+    def graph(
+        self, graph: onnx.GraphProto, path: Path_, names: Mapping[str, str], *, inside: bool
+    ) -> FlatGraph:
         """A graph; `names` are those of the values around it that a function call has renamed."""
         public = {value.name for value in graph.input}
         renamed = {**names}
@@ -186,7 +188,7 @@ class _Flattener:
             name: self.graph(body, (), names if names.get("") else {}, inside=True)
             for name, body in subgraphs(node)
         }
-        reads = captured([("", body) for _, body in subgraphs(node)]) if bodies else ()
+        reads = body_reads(node) if bodies else ()
         flat.nodes.append(
             FlatNode(
                 op=node.op_type,
@@ -214,7 +216,9 @@ class _Flattener:
         """The body of a function in place of its call."""
         place, function = called
         if depth > MAX_DEPTH:
-            raise InputError(f"The function {function.name} calls itself without end; the model is not valid.")
+            raise InputError(
+                f"The function {function.name} calls itself without end; the model is not valid."
+            )
         (inputs, outputs), prefix = ends, f"{next(filter(None, ends[1]), node.name)}/"
         names = {"": prefix}
         for inner in function.node:
@@ -229,7 +233,9 @@ class _Flattener:
             given.setdefault(default.name, default)
         for inner, result in zip(function.output, outputs, strict=False):
             if inner in function.input:
-                flat.nodes.append(FlatNode("Identity", "", 17, (names[inner],), (result,), prefix + inner, {}))
+                flat.nodes.append(
+                    FlatNode("Identity", "", 17, (names[inner],), (result,), prefix + inner, {})
+                )
             elif result:
                 names[inner] = result
         versions = {**self.versions, **_versions(function.opset_import)}

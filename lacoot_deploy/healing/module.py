@@ -136,9 +136,9 @@ class GraphModule(nn.Module):
                 self._kept.popitem(last=False)
         return {name: environment[name] for name in self.output_names}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> GraphModule:
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._kept.clear()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def _full(value: Tensor) -> Tensor:

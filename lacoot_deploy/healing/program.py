@@ -1,4 +1,4 @@
-"""From a flat graph to steps that PyTorch runs: constants folded, what nobody needs left out, memory given back early."""
+"""From a flat graph to steps that PyTorch runs: constants folded, what nobody needs left out, memory freed early."""
 
 from __future__ import annotations
 
@@ -158,7 +158,9 @@ class _Compiler:
         with torch.no_grad():
             operands = [self._constant(name) if name else None for name in node.inputs]
             results = run(*operands)
-        for name, value in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=False):
+        for name, value in zip(
+            node.outputs, results if isinstance(results, tuple) else (results,), strict=False
+        ):
             if name:
                 self.folded[name] = value
 
@@ -190,7 +192,9 @@ class _Compiler:
             entry = find(node.domain, node.op)
             host = entry.host if entry is not None else ()
             reads_data = any(name in by_data for name in node.reads) and node.op not in FROM_SHAPES
-            steered = any(name in by_data for place, name in enumerate(node.inputs) if place in host and place)
+            steered = any(
+                name in by_data for place, name in enumerate(node.inputs) if place in host and place
+            )
             shaped = any(name in by_shape for name in node.reads) or steered or node.op in FROM_DATA
             shaped = shaped or bool(node.bodies)
             results = [name for name in node.outputs if name]

@@ -23,7 +23,18 @@ FLOATS = (
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 PASSING = frozenset(
-    {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Expand", "Slice", "Split"}
+    {
+        "Identity",
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Cast",
+        "Expand",
+        "Slice",
+        "Split",
+    }
 )
 """Operators through which a weight may come to the node that uses it."""
 

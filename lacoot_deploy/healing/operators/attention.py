@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import MICROSOFT, Call, Run, UnknownOperatorError, operator
@@ -38,7 +38,9 @@ def _key_mask(mask: Tensor | None, length: int, low: float) -> Tensor | None:
     return torch.where(keep, 0.0, low)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *biases: Tensor | None, causal: bool = False) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *biases: Tensor | None, causal: bool = False
+) -> Tensor:
     scores = q @ k.transpose(-1, -2) * scale
     for bias in biases:
         scores = scores if bias is None else scores + bias
@@ -53,8 +55,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *biases: Tensor | Non
 def attention(call: Call) -> Run:
     """Self-attention with its projection: x [B, T, C], weights [C, 3 D]."""
     heads, causal = call.integer("num_heads", 1), bool(call.integer("unidirectional", 0))
-    low, given, sizes = call.number("mask_filter_value", -10000.0), call.number("scale", 0.0), call.integers(
-        "qkv_hidden_sizes"
+    low, given, sizes = (
+        call.number("mask_filter_value", -10000.0),
+        call.number("scale", 0.0),
+        call.integers("qkv_hidden_sizes"),
     )
     if call.integer("do_rotary", 0) or call.wants(1):
         raise UnknownOperatorError("with rotary positions or a cache")
@@ -65,7 +69,7 @@ def attention(call: Call) -> Run:
             raise UnknownOperatorError("with a cache")
         y = F.linear(x, w.T, b)
         widths = list(sizes) if sizes else [y.shape[-1] // 3] * 3
-        q, k, v = (_heads(part, heads) for part in y.split(widths, -1))
+        q, k, v = (_heads(part, heads) for part in torch.split(y, widths, -1))
         scale = given if given > 0 else 1.0 / math.sqrt(q.shape[-1])
         return _joined(_attend(q, k, v, scale, _key_mask(mask, k.shape[2], low), bias, causal=causal))
 
@@ -82,34 +86,43 @@ def multi_head(call: Call) -> Run:
 
     def run(q: Tensor, k: Tensor | None = None, v: Tensor | None = None, *rest: Tensor | None) -> Tensor:
         bias, mask, position = (*rest, None, None, None)[:3]
-        if q.ndim == 5:
-            q, k, v = (part.transpose(1, 2) for part in q.unbind(3))
-        else:
-            assert k is not None
-            if k.ndim == 5:
-                k, v = k.unbind(3)
-                k, v = k.flatten(2), v.flatten(2)
-            parts = [q, k, v]
-            if bias is not None:
-                width, last = q.shape[-1], bias.shape[0] - 2 * q.shape[-1]
-                shifts = bias.split([width, width, last])
-                parts = [
-                    x if x is None or x.ndim == 4 else x + shift for x, shift in zip(parts, shifts, strict=True)
-                ]
-            q, k, v = (x if x is None or x.ndim == 4 else _heads(x, heads) for x in parts)
-        assert k is not None
-        assert v is not None
-        scale = given if given > 0 else 1.0 / math.sqrt(q.shape[-1])
-        return _joined(_attend(q, k, v, scale, _key_mask(mask, k.shape[2], low), position, causal=causal))
+        query, key, value = _projected(heads, q, k, v, bias)
+        scale = given if given > 0 else 1.0 / math.sqrt(query.shape[-1])
+        masked = _key_mask(mask, key.shape[2], low)
+        return _joined(_attend(query, key, value, scale, masked, position, causal=causal))
 
     return run
+
+
+def _projected(
+    heads: int, q: Tensor, k: Tensor | None, v: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as [B, H, T, D], whatever they are packed in."""
+    if q.ndim == 5:
+        one, two, three = (part.transpose(1, 2) for part in q.unbind(3))
+        return one, two, three
+    assert k is not None
+    if k.ndim == 5:
+        k, v = (part.flatten(2) for part in k.unbind(3))
+    assert v is not None
+    parts = [q, k, v]
+    if bias is not None:
+        width = q.shape[-1]
+        shifts = torch.split(bias, [width, width, bias.shape[0] - 2 * width])
+        parts = [x if x.ndim == 4 else x + shift for x, shift in zip(parts, shifts, strict=True)]
+    one, two, three = (x if x.ndim == 4 else _heads(x, heads) for x in parts)
+    return one, two, three
 
 
 @operator("Attention")
 def standard_attention(call: Call) -> Run:
     """ONNX's own, operands of three or four axes, without a cache."""
     query_heads, key_heads = call.integer("q_num_heads", 0), call.integer("kv_num_heads", 0)
-    causal, given, cap = bool(call.integer("is_causal", 0)), call.number("scale", 0.0), call.number("softcap", 0.0)
+    causal, given, cap = (
+        bool(call.integer("is_causal", 0)),
+        call.number("scale", 0.0),
+        call.number("softcap", 0.0),
+    )
     if any(call.wants(place) for place in (1, 2, 3)):
         raise UnknownOperatorError("with a cache")
 

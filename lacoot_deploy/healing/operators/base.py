@@ -159,7 +159,7 @@ def attribute_values(
     return found
 
 
-_DTYPES = {
+_DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.FLOAT16: torch.float32,
     onnx.TensorProto.BFLOAT16: torch.float32,

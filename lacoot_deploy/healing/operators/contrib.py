@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import MICROSOFT, TABLE, Call, Run, UnknownOperatorError, operator
@@ -47,23 +47,18 @@ def skip_rms_norm(call: Call) -> Run:
 @operator("EmbedLayerNormalization", domain=MICROSOFT, weights=(2, 3, 4, 5, 6))
 def embed_layer_norm(call: Call) -> Run:
     """Token, position and segment embeddings, summed and normalised; the mask's sums are the second result."""
-    epsilon, mask_type = call.number("epsilon", 1e-12), call.integer("mask_index_type", 0)
+    epsilon = call.number("epsilon", 1e-12)
 
-    def run(ids: Tensor, segments: Tensor | None, *rest: Tensor | None) -> Any:
-        words, positions, kinds, scale, shift, mask, places = (*rest, *[None] * (7 - len(rest)))
-        assert words is not None
-        assert positions is not None
-        length = ids.shape[1]
-        at = torch.arange(length, device=ids.device) if places is None else places.long()
+    def run(ids: Tensor, segments: Tensor | None, *rest: Any) -> Any:
+        words, positions, kinds, scale, shift, mask, places = [*rest, *[None] * (7 - len(rest))]
+        at = torch.arange(ids.shape[1], device=ids.device) if places is None else places.long()
         total = F.embedding(ids.long(), words) + F.embedding(at, positions)
         if segments is not None and kinds is not None:
             total = total + F.embedding(segments.long(), kinds)
         y = F.layer_norm(total, total.shape[-1:], scale, shift, epsilon)
-        if mask is None or mask_type == 0:
-            summed = torch.zeros(len(ids), dtype=torch.int32, device=ids.device)
-        else:
-            summed = mask.sum(1).to(torch.int32)
-        return y, summed if mask is None else mask.sum(1).to(torch.int32), total
+        if mask is None:
+            return y, torch.zeros(len(ids), dtype=torch.int32, device=ids.device), total
+        return y, mask.sum(1).to(torch.int32), total
 
     return run
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import Call, Run, UnknownOperatorError, operator
@@ -96,7 +96,9 @@ def conv_transpose(call: Call) -> Run:
         full = [(x.shape[2 + i] - 1) * strides[i] + window[i] + extra[i] for i in range(rank)]
         ends = _transposed_ends(call, x.shape[2:], strides, full)
         y = _TRANSPOSED[rank](x, w, None, strides, 0, 0, groups, dilations)
-        y = F.pad(y, _flat([(-before, grown - behind) for (before, behind), grown in zip(ends, extra, strict=True)]))
+        y = F.pad(
+            y, _flat([(-before, grown - behind) for (before, behind), grown in zip(ends, extra, strict=True)])
+        )
         return y if b is None else y + b.reshape(-1, *[1] * rank)
 
     return run
@@ -144,7 +146,10 @@ def max_pool(call: Call) -> Run:
         raise UnknownOperatorError("that gives the places of the largest entries")
     kernel = call.integers("kernel_shape") or ()
     rank = len(kernel)
-    strides, dilations = _spread(call.integers("strides"), rank, 1), _spread(call.integers("dilations"), rank, 1)
+    strides, dilations = (
+        _spread(call.integers("strides"), rank, 1),
+        _spread(call.integers("dilations"), rank, 1),
+    )
     window = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     ceil = bool(call.integer("ceil_mode", 0))
 
@@ -164,7 +169,10 @@ def average_pool(call: Call) -> Run:
     """The mean of each window, with or without its padding."""
     kernel = call.integers("kernel_shape") or ()
     rank = len(kernel)
-    strides, dilations = _spread(call.integers("strides"), rank, 1), _spread(call.integers("dilations"), rank, 1)
+    strides, dilations = (
+        _spread(call.integers("strides"), rank, 1),
+        _spread(call.integers("dilations"), rank, 1),
+    )
     if any(step != 1 for step in dilations):
         raise UnknownOperatorError("with dilations")
     ceil, counted = bool(call.integer("ceil_mode", 0)), bool(call.integer("count_include_pad", 0))
@@ -202,7 +210,7 @@ def global_pool(call: Call) -> Run:
     """One number a channel."""
     p = call.integer("p", 2)
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Any:
         axes = tuple(range(2, x.ndim))
         if call.op == "GlobalAveragePool":
             return x.mean(axes, keepdim=True)

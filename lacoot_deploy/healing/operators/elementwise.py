@@ -7,10 +7,17 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
-from lacoot_deploy.healing.operators.base import Call, Run, UnknownOperatorError, operator, simple, torch_dtype
+from lacoot_deploy.healing.operators.base import (
+    Call,
+    Run,
+    UnknownOperatorError,
+    operator,
+    simple,
+    torch_dtype,
+)
 
 simple(
     Abs=torch.abs,

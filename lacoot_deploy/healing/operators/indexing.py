@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import Call, Run, UnknownOperatorError, operator
@@ -146,7 +146,10 @@ def top_k(call: Call) -> Run:
 def arg_extreme(call: Call) -> Run:
     """The place of the largest or smallest entry."""
     axis, keep = call.integer("axis", 0), bool(call.integer("keepdims", 1))
-    last, find = bool(call.integer("select_last_index", 0)), torch.argmax if call.op == "ArgMax" else torch.argmin
+    last, find = (
+        bool(call.integer("select_last_index", 0)),
+        torch.argmax if call.op == "ArgMax" else torch.argmin,
+    )
 
     def run(x: Tensor) -> Tensor:
         if last:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import MICROSOFT, Call, Run, UnknownOperatorError, operator

@@ -54,14 +54,18 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """Input weights, recurrent weights and the bias of each."""
 
 
-def _lstm(x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool) -> tuple[Tensor, Tensor]:
+def _lstm(
+    x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool
+) -> tuple[Tensor, Tensor]:
     w, r, one, two = weights
     i, o, forget, new = (x @ w.T + h @ r.T + one + two).chunk(4, -1)
     c = f[0](forget) * c + f[0](i) * f[1](new)
     return f[0](o) * f[2](c), c
 
 
-def _gru(x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool) -> tuple[Tensor, Tensor]:
+def _gru(
+    x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool
+) -> tuple[Tensor, Tensor]:
     w, r, one, two = weights
     size = h.shape[-1]
     given = x @ w.T + one
@@ -74,7 +78,9 @@ def _gru(x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after:
     return (1 - z) * new + z * h, c
 
 
-def _rnn(x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool) -> tuple[Tensor, Tensor]:
+def _rnn(
+    x: Tensor, h: Tensor, c: Tensor, weights: Weights, f: list[Run], after: bool
+) -> tuple[Tensor, Tensor]:
     w, r, one, two = weights
     return f[0](x @ w.T + h @ r.T + one + two), c
 

@@ -76,7 +76,7 @@ def softmax(call: Call) -> Run:
     """Along one axis; before operator set 13 over all axes from `axis` on."""
     old = call.version < 13
     axis = call.integer("axis", 1 if old else -1)
-    run = {"Softmax": torch.softmax, "LogSoftmax": torch.log_softmax, "Hardmax": _hardmax}[call.op]
+    run = _SOFTMAX[call.op]
     if not old:
         return lambda x: run(x, axis)
 
@@ -91,3 +91,10 @@ def softmax(call: Call) -> Run:
 
 def _hardmax(x: Tensor, axis: int) -> Tensor:
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
+
+
+_SOFTMAX: dict[str, Run] = {
+    "Softmax": torch.softmax,
+    "LogSoftmax": torch.log_softmax,
+    "Hardmax": _hardmax,
+}

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lacoot_deploy.healing.operators.base import Call, Run, UnknownOperatorError, operator, tensor_of
@@ -124,9 +124,15 @@ def expand(call: Call) -> Run:
     read = call.reader(1)
 
     def run(x: Tensor, *rest: Any) -> Tensor:
-        return x.expand(torch.broadcast_shapes(x.shape, read((x, *rest)) or ()))
+        return x.expand(*_broadcast(tuple(x.shape), read((x, *rest)) or ()))
 
     return run
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    return tuple(y if x == 1 else x for x, y in pairs)
 
 
 @operator("Tile", host=(1,))
