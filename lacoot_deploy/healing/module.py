@@ -93,6 +93,13 @@ class GraphModule(nn.Module):
         named = dict(self.named_parameters())
         return {name: named[path] for path, name in self.weight_names.items()}
 
+    def share_with(self, other: GraphModule) -> None:
+        """Let another module of the same graph have this one's weights, as the very same parameters."""
+        for name, (store, key) in self._stores.items():
+            if name in other._stores and isinstance(store[key], nn.Parameter):
+                place, place_key = other._stores[name]
+                place[place_key] = store[key]
+
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The outputs for the inputs, given in order or by name.
 

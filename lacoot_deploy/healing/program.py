@@ -88,12 +88,12 @@ def compile_graph(
     """
     wanted = tuple(graph.outputs if wanted is None else wanted)
     given = tuple(graph.inputs if given is None else given)
-    return _Compiler(graph, frozenset(weights), wanted, given).program()
+    return _Compiler(graph, tuple(dict.fromkeys(weights)), wanted, given).program()
 
 
 class _Compiler:
     def __init__(
-        self, graph: FlatGraph, weights: frozenset[str], wanted: tuple[str, ...], given: tuple[str, ...]
+        self, graph: FlatGraph, weights: tuple[str, ...], wanted: tuple[str, ...], given: tuple[str, ...]
     ) -> None:
         self.graph, self.weights, self.wanted, self.given = graph, weights, wanted, given
         self.needed = needed_nodes(graph, wanted, given)

@@ -50,7 +50,8 @@ def embed_layer_norm(call: Call) -> Run:
     epsilon = call.number("epsilon", 1e-12)
 
     def run(ids: Tensor, segments: Tensor | None, *rest: Any) -> Any:
-        words, positions, kinds, scale, shift, mask, places = [*rest, *[None] * (7 - len(rest))]
+        filled: list[Any] = [*rest, *[None] * (7 - len(rest))]
+        words, positions, kinds, scale, shift, mask, places = filled
         at = torch.arange(ids.shape[1], device=ids.device) if places is None else places.long()
         total = F.embedding(ids.long(), words) + F.embedding(at, positions)
         if segments is not None and kinds is not None:
