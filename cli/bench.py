@@ -97,30 +97,32 @@ def command(
     Example:
       lacoot-deploy bench model.onnx model.collapsed.onnx --batch 8
     """
-    from lacoot_deploy.workflow.benching import bench_files
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.runtime.options import Runtime
+    from lacoot_deploy.workflow.benching import benchmark
 
     if b is None and (require_speedup is not None or fail_if_slower is not None):
         raise click.UsageError("--require-speedup and --fail-if-slower compare two models: give B.")
     with progress(quiet=quiet) as report:
-        result = bench_files(
+        result = benchmark(
             a,
             b,
+            BenchOptions(
+                batch=batch,
+                dims=_dims(dims),
+                min_time=min_time,
+                warmup_time=warmup_time,
+                warmup_runs=warmup_runs,
+                rounds=rounds,
+                io_binding=io_binding,
+                cuda_graph=cuda_graph,
+                use_tf32=tf32,
+                allow_cpu_nodes=allow_cpu_nodes,
+                seed=seed,
+            ),
             data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            batch=batch,
-            dims=_dims(dims),
-            min_time=min_time,
-            warmup_time=warmup_time,
-            warmup_runs=warmup_runs,
-            rounds=rounds,
-            threads=threads,
-            provider=provider,
-            provider_options=_pairs(extra, "--provider-option"),
-            io_binding=io_binding,
-            cuda_graph=cuda_graph,
-            use_tf32=tf32,
-            allow_cpu_nodes=allow_cpu_nodes,
+            runtime=Runtime(provider, threads, _pairs(extra, "--provider-option")),
             per_block=per_block,
-            seed=seed,
             progress=lambda done, total: report(done, total, "measuring"),
         )
     if as_json:

@@ -124,7 +124,9 @@ def command(
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
       lacoot-deploy collapse mlp.onnx --linearise auto --max-drop 1 --data digits
     """
-    from lacoot_deploy.workflow.collapsing import collapse
+    from lacoot_deploy.runtime.options import Runtime
+    from lacoot_deploy.selection.options import SearchOptions
+    from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
 
     far: dict[str, Any] = {
         "count": count_,
@@ -148,26 +150,28 @@ def command(
         inexact=inexact,
     )
     with progress(quiet=quiet) as report:
-        result = collapse(
+        request = CollapseRequest(
             model,
             output,
             limit=limit,
             plan_file=plan_file,
             data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            criterion=criterion if linearise is None else None,
-            search=search if linearise is None else None,
-            repair=repair,
-            refit=refit,
-            form=form,
+            search=SearchOptions(
+                criterion=criterion if linearise is None else None,
+                search=search if linearise is None else None,
+                repair=repair,
+                refit=refit,
+                form=form,
+                granularity="unit" if units else "block",
+                seed=seed,
+            ),
             linearise=linear,
-            granularity="unit" if units else "block",
+            runtime=Runtime(provider, threads),
             probe=not no_probe,
-            provider=provider,
-            threads=threads,
             dry_run=dry_run,
             plan_out=plan_out,
-            progress=report,
         )
+        result = run_collapse(request, progress=report)
     if as_json:
         print_json(result)
         return

@@ -73,6 +73,7 @@ def command(
           --data digits --max-drop 1
     """
     from lacoot_deploy.runtime.compare import Limits
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.comparing import compare
 
     limits = Limits(max_abs=max_abs, max_rel_rms=max_rel_rms, min_agreement=min_agreement, max_drop=max_drop)
@@ -83,8 +84,7 @@ def command(
             data_of(data, mean, std, size, split, samples, seed),
             limits=limits,
             metric=metric,
-            provider=provider,
-            threads=threads,
+            runtime=Runtime(provider, threads),
             batch_size=batch_size,
             progress=report,
         )

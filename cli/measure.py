@@ -13,7 +13,7 @@ from .options import PATH, data_options, output_options, parse_floats, parse_siz
 from .render import note, print_json
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.data import DataOptions
+    from lacoot_deploy.data.options import DataOptions
 
 
 @click.command("measure")
@@ -55,6 +55,7 @@ def command(
     Example:
       lacoot-deploy measure model.onnx --data npz:calibration.npz -o measured.onnx
     """
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.measuring import measure
 
     options = data_of(data, mean, std, size, split, samples, seed)
@@ -64,7 +65,7 @@ def command(
             output,
             options,
             projections=projections,
-            provider=provider,
+            runtime=Runtime(provider),
             latency=latency,
             progress=report,
         )
@@ -79,7 +80,7 @@ def data_of(
     data: str, mean: str | None, std: str | None, size: str | None, split: str, samples: int | None, seed: int
 ) -> DataOptions:
     """The data options of a command line as one value."""
-    from lacoot_deploy.workflow.data import DataOptions
+    from lacoot_deploy.data.options import DataOptions
 
     means, stds = parse_floats(mean, "--mean"), parse_floats(std, "--std")
     return DataOptions(

@@ -62,6 +62,8 @@ def command(
       lacoot-deploy report runs/digits --data digits --bench -o report.html
       lacoot-deploy report model.onnx short.onnx compare.json -o report.html
     """
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.reporting import report
 
     with progress(quiet=quiet) as told:
@@ -70,11 +72,8 @@ def command(
             output,
             scratch=scratch,
             data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            bench=bench,
-            min_time=min_time,
-            batch=batch,
-            provider=provider,
-            threads=threads,
+            bench=BenchOptions(batch=batch, min_time=min_time) if bench else None,
+            runtime=Runtime(provider, threads),
             title=title,
             progress=told,
         )

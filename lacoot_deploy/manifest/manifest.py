@@ -211,6 +211,10 @@ def read_manifest(model: onnx.ModelProto, *, path: str | Path = "the model") -> 
 def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
     """Parse a manifest's JSON text.
 
+    Args:
+        text: The JSON.
+        path: What error messages call the model.
+
     Raises:
         InputError: As for `read_manifest`.
     """

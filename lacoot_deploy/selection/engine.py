@@ -22,6 +22,7 @@ from lacoot_deploy.graph.surgery.channels import channel_axis
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.graph.surgery.folding import Folder, fold_refits
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.sessions import Session, open_session
 from lacoot_deploy.selection.chains import Chains
 from lacoot_deploy.selection.judge import Judge, Quality
@@ -41,8 +42,7 @@ class Engine:
         judge: Samples,
         *,
         source: Path | None = None,
-        provider: str = "auto",
-        threads: int | None = None,
+        runtime: Runtime = AUTO,
         batch_size: int = 64,
         memory_bytes: int | None = None,
     ) -> None:
@@ -54,8 +54,7 @@ class Engine:
             fit: Samples that repairs are fitted on; None where nothing is to be fitted.
             judge: Samples that removals are judged by.
             source: The model's file, where it has external data.
-            provider: Execution provider.
-            threads: CPU threads of ONNX Runtime.
+            runtime: Where the pieces run.
             batch_size: Samples per run.
             memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
                 used, spread evenly over those given. By default a sixteenth of the machine's memory; a search
@@ -71,10 +70,9 @@ class Engine:
         self.runs = 0
         # Every piece has a pool of threads; those of one that has run must not go on spinning while the next one runs.
         self._open_args: dict[str, Any] = {
-            "provider": provider,
-            "threads": threads,
+            "runtime": runtime,
             "source": source,
-            "session_config": {"session.intra_op.allow_spinning": "0"},
+            "configure": lambda made: made.add_session_config_entry("session.intra_op.allow_spinning", "0"),
         }
         self.segments = split_at_blocks(inferred, blocks)
         self.sessions = [self._open(segment.model) for segment in self.segments]

@@ -88,6 +88,11 @@ class Opened:
     notes: tuple[str, ...] = ()
     survey: Survey | None = None
 
+    @property
+    def able(self) -> list[Block]:
+        """The blocks that can go and that can be measured: those of the main graph."""
+        return [block for block in self.blocks if block.collapsible and not block.scope]
+
 
 def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:
     """Load a model and find its blocks.

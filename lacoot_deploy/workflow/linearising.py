@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
     from lacoot_deploy.selection.limits import Limit
-    from lacoot_deploy.selection.trial_runtime import Runtime
+    from lacoot_deploy.selection.trials import Trials
 
 Progress = Callable[[int, int, str], None]
 Fit = Literal["identity", "affine", "pieces"]
@@ -160,8 +160,7 @@ def plan_activations(
     *,
     samples: Samples | None,
     seed: int = 0,
-    runtime: Runtime,
-    speedup: Callable[[onnx.ModelProto], float] | None = None,
+    trials: Trials,
     progress: Progress | None = None,
 ) -> Plan:
     """Add to a plan which activations become linear, and the evidence.
@@ -173,8 +172,7 @@ def plan_activations(
         original: The model as it was, which the result is compared with.
         samples: Data to score, fit and confirm on; None where activations are only named.
         seed: Seed of the split of the samples.
-        runtime: Where trial runs happen.
-        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+        trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
 
     Raises:
@@ -190,28 +188,28 @@ def plan_activations(
     if options.what is None:
         plan = plan.model_copy(deep=True)
         plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
-        finish = Merging(plan, runtime)
+        finish = Merging(plan, trials)
         finish(base)
         plan.faster = finish.faster
         return plan
-    activations = activations_after(base, original, runtime.folder)
+    activations = activations_after(base, original, trials.folder)
     merge = options.merge or "cheaper"
     fit = options.fit or ("identity" if samples is None else "affine")
     plan = plan.model_copy(deep=True)
     plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
-    finish = Merging(plan, runtime)
+    finish = Merging(plan, trials)
     if isinstance(options.what, tuple):
         wanted = search.named(options.what, activations)
         if samples is None:
             evidence = {"chosen_by": "user"}
             plan.linearised = [search.record_of(Linearisation(a), dict(evidence)) for a in wanted]
             plan.evidence = {**plan.evidence, "measured": False}
-            finish(_linear(base, plan, activations, runtime.folder))
+            finish(_linear(base, plan, activations, trials.folder))
             plan.faster = finish.faster
             return plan
     assert samples is not None, "checked above"
     parts = Evidence.split(samples, seed=seed)
-    network = LinearNetwork(base, activations, parts, fit=fit, runtime=runtime, reference=original)
+    network = LinearNetwork(base, activations, parts, fit=fit, trials=trials, reference=original)
     if isinstance(options.what, tuple):
         path = search.chosen_by_user(network, wanted)
     else:
@@ -219,13 +217,15 @@ def plan_activations(
         plan.criterion = options.criterion or "output"
         plan.search = options.search or "greedy"
         plan.limit = {**plan.limit, **options.limit.given()}
+        measure = trials.speedup
+        speedup = None if measure is None else (lambda network: measure(finish(network)))
         path = search.search(
             network,
             search.candidates(activations, every=options.what == "all", merge=merge, inexact=options.inexact),
             options.limit,
             criterion=plan.criterion,
             greedy=plan.search == "greedy",
-            speedup=None if speedup is None else lambda network: speedup(finish(network)),
+            speedup=speedup,
             progress=progress,
         )
     path, found = search.confirm(network, path, options.limit, parts, finish=finish, reference=original)
@@ -255,17 +255,17 @@ class Merging:
 
     Args:
         plan: The plan; with `measured` and nothing recorded yet, pairs are measured.
-        runtime: Where they are measured.
+        trials: Where they are measured.
         replay: Whether to merge what the plan recorded as faster instead of measuring.
     """
 
-    def __init__(self, plan: Plan, runtime: Runtime, *, replay: bool = False) -> None:
-        self._plan, self._folder, self._replay = plan, runtime.folder, replay
+    def __init__(self, plan: Plan, trials: Trials, *, replay: bool = False) -> None:
+        self._plan, self._folder, self._replay = plan, trials.folder, replay
         self._measurer: MergeMeasurer | None = None
         if plan.merge == "measured" and not replay:
             from lacoot_deploy.bench.merging import MergeMeasurer
 
-            self._measurer = MergeMeasurer(provider=runtime.provider, threads=runtime.threads)
+            self._measurer = MergeMeasurer(trials.runtime)
 
     @property
     def faster(self) -> list[str]:
@@ -298,7 +298,7 @@ def _linear(
 
 
 def apply_activations(
-    base: onnx.ModelProto, plan: Plan, original: onnx.ModelProto, *, runtime: Runtime
+    base: onnx.ModelProto, plan: Plan, original: onnx.ModelProto, *, trials: Trials
 ) -> Applied:
     """Make a plan's activations linear and merge what it says; the models given are not touched.
 
@@ -306,7 +306,7 @@ def apply_activations(
         base: The model with the plan's blocks gone.
         plan: The plan.
         original: The model as it was before any went.
-        runtime: Where external weights lie.
+        trials: Where external weights lie.
 
     Raises:
         InputError: The plan does not fit the model.
@@ -316,6 +316,6 @@ def apply_activations(
         return Applied(base)
     network = base
     if plan.linearised:
-        network = _linear(base, plan, activations_after(base, original, runtime.folder), runtime.folder)
-    result = Merging(plan, runtime, replay=True).merge(network)
+        network = _linear(base, plan, activations_after(base, original, trials.folder), trials.folder)
+    result = Merging(plan, trials, replay=True).merge(network)
     return Applied(result.model, result.merges, result.refused)

@@ -13,6 +13,7 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.linear import Linearisation, linearise, list_activations, merge_linear
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.runtime.activation_statistics import Watched, activation_moments
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection import activation_criteria as criteria
 
 
@@ -39,7 +40,7 @@ def normed(scale, shift, *, activation="Relu", skip=False):
 def measured(model, x):
     (activation,) = list_activations(model)
     watched = [Watched("a", activation.input, activation.output, activation.axis)]
-    return activation, activation_moments(model, watched, Samples({"x": x}), provider="cpu")["a"]
+    return activation, activation_moments(model, watched, Samples({"x": x}), runtime=Runtime("cpu"))["a"]
 
 
 def images(channels: int, samples: int = 40) -> np.ndarray:
