@@ -18,7 +18,18 @@ from lacoot_deploy.errors import LacootError
 
 from .render import echo, printable, styled
 
-COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "report", "doctor")
+COMMANDS = (
+    "train",
+    "export",
+    "inspect",
+    "measure",
+    "collapse",
+    "heal",
+    "compare",
+    "bench",
+    "report",
+    "doctor",
+)
 
 
 class LazyGroup(click.Group):

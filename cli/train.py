@@ -105,11 +105,11 @@ def _heal(
     trust: bool,
     reporter: Any,
 ) -> HealSummary:
-    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.healing import heal_run
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
-    return heal(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
+    return heal_run(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
 
 
 def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:

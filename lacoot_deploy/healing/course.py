@@ -103,6 +103,8 @@ class Course:
         self._average = Average(self._weights, span=options.steps / SPAN)
         self._clip = Clip()
         self._stream = stream
+        if stream is not None:
+            stream.batch = lesson.batch
         start = State(0, "start", lesson.start)
         self._outcome = Outcome(best=start, states=[start])
         self._best: list[Tensor] = []

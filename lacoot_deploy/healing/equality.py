@@ -16,6 +16,7 @@ from lacoot_deploy.healing.flat import FlatGraph
 from lacoot_deploy.healing.module import GraphModule, graph_module
 from lacoot_deploy.healing.weights import HALVES
 from lacoot_deploy.runtime.exposed import ExposedSession
+from lacoot_deploy.runtime.options import Runtime
 
 EQUAL = 1e-5
 """Largest difference of an output, relative to its largest entry."""
@@ -107,7 +108,7 @@ def _culprits(
         whole = graph_module(graph, wanted=names)
         with torch.no_grad():
             ours = whole.values({name: torch.from_numpy(values) for name, values in feeds.items()})
-        theirs = ExposedSession(model, names, provider="cpu", source=path).run(feeds)
+        theirs = ExposedSession(model, names, runtime=Runtime("cpu"), source=path).run(feeds)
     except LacootError:
         return ()
     wrong = {

@@ -4,67 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.healing.answers import Answers, Arrays
 from lacoot_deploy.healing.distance import Batch, Distance, wanted_values
 from lacoot_deploy.healing.ends import Head, Likeness, Pair, find_head, head_weights, likeness, pair_ends
 from lacoot_deploy.healing.equality import check_equal, check_gradients
-from lacoot_deploy.healing.flat import FlatGraph, flatten
 from lacoot_deploy.healing.module import GraphModule, graph_module
 from lacoot_deploy.healing.near import frontier, near_holes
+from lacoot_deploy.healing.network import Network
 from lacoot_deploy.healing.options import FEW, HealOptions
 from lacoot_deploy.healing.supply import check_finite, split_held_back
-from lacoot_deploy.healing.weights import quantised, trainable_weights
+from lacoot_deploy.healing.weights import trainable_weights
 from lacoot_deploy.runtime.evaluate import fixed_batch
 from lacoot_deploy.runtime.exposed import ExposedSession
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.tasks import Judge, Quality, Truth
 from lacoot_deploy.tasks.judge import relative_rms
 
 ALIKE = 0.5
 """A file of which at least that share of nodes are the dense one's is a cut of it."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A file as it is worked with.
-
-    Attributes:
-        path: The file.
-        model: Its model, external data not loaded.
-        graph: Its main graph, flat.
-    """
-
-    path: Path
-    model: onnx.ModelProto
-    graph: FlatGraph
-
-    @classmethod
-    def read(cls, path: str | Path) -> Network:
-        """Read a file.
-
-        Raises:
-            InputError: It is missing, malformed, or quantised.
-        """
-        path = Path(path)
-        model = load_model(path)
-        graph = flatten(model, path.parent)
-        kind = quantised(graph)
-        if kind is not None:
-            raise InputError(
-                f"{path} is quantised (it holds {kind}): heal the network first, then quantise it."
-            )
-        return cls(path, model, graph)
 
 
 @dataclass
@@ -152,7 +118,7 @@ def _tensor(values: Any, device: torch.device | str) -> torch.Tensor:
 
 
 def prepare(
-    dense: Network, cut: Network, samples: Samples, options: HealOptions, *, provider: str = "auto"
+    dense: Network, cut: Network, samples: Samples, options: HealOptions, *, runtime: Runtime = AUTO
 ) -> Lesson:
     """Settle everything before the first step.
 
@@ -162,14 +128,14 @@ def prepare(
         VerificationError: PyTorch does not give what ONNX Runtime gives.
         ProviderError: As for `open_session`.
     """
-    return _Preparation(dense, cut, samples, options, provider).lesson()
+    return _Preparation(dense, cut, samples, options, runtime).lesson()
 
 
 class _Preparation:
     def __init__(
-        self, dense: Network, cut: Network, samples: Samples, options: HealOptions, provider: str
+        self, dense: Network, cut: Network, samples: Samples, options: HealOptions, runtime: Runtime
     ) -> None:
-        self.dense, self.cut, self.options, self.provider = dense, cut, options, provider
+        self.dense, self.cut, self.options, self.runtime = dense, cut, options, runtime
         self.notes: list[str] = []
         check_finite(samples.own_feeds, samples.description or "The samples")
         self.train, self.held = split_held_back(samples, options.held_back, options.seed)
@@ -195,7 +161,7 @@ class _Preparation:
         prefix, held_prefix = self._prefixes(boundary, batch)
         if prefix is None:
             boundary = ()
-        given = self._given(weights, boundary)
+        given = (*self.cut.graph.inputs, *boundary)
         evaluator = graph_module(
             self.cut.graph, weights=weights, wanted=judge.task.outputs, given=given, source=self.cut.path
         )
@@ -227,7 +193,7 @@ class _Preparation:
 
     def _session(self, network: Network, values: Sequence[str]) -> ExposedSession:
         outputs = [value.name for value in network.model.graph.output]
-        return ExposedSession(network.model, [*outputs, *values], provider=self.provider, source=network.path)
+        return ExposedSession(network.model, [*outputs, *values], runtime=self.runtime, source=network.path)
 
     def _pairs(self, weights: Sequence[str]) -> tuple[list[Pair], Head | None]:
         pairs = pair_ends(self.likeness, find_blocks(self.cut.model), self.cut.graph.inputs)
@@ -284,8 +250,20 @@ class _Preparation:
                 )
         floating = {n: v for n, v in dense_out.items() if v.dtype.kind == "f"}
         self._belongs(floating, cut_out)
-        held = self.held if self.options.labels or self.held.label_arrays else replace(self.held, labels=None)
-        return Judge.of(floating, held), cut_out
+        return self._fitted(floating), cut_out
+
+    def _fitted(self, dense: Arrays) -> Judge:
+        """The judge; labels that fit no task are left out where they do not train."""
+        try:
+            return Judge.of(dense, self.held)
+        except InputError as error:
+            if self.options.labels or not self.held.label_arrays:
+                raise
+            self.notes.append(f"The labels are left out: {error}")
+            self.held, self.train = (
+                replace(samples, labels=None, further_labels={}) for samples in (self.held, self.train)
+            )
+            return Judge.of(dense, self.held)
 
     def _belongs(self, dense: Arrays, cut: Arrays) -> None:
         """Refuse two files of which neither is a cut of the other."""
@@ -307,10 +285,6 @@ class _Preparation:
         if any(not s.shape or s.shape[0] != batch for s in train.spread.values()):
             return None, None
         return train, Answers(session, boundary, self.held, batch=batch)
-
-    def _given(self, weights: Sequence[str], boundary: Sequence[str]) -> tuple[str, ...]:
-        del weights
-        return (*self.cut.graph.inputs, *boundary)
 
     def _same_shapes(self, pairs: list[Pair], answers: Answers, batch: int) -> list[Pair]:
         """The pairs whose two values have one shape."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from lacoot_deploy.graph.discovery import find_blocks
 from lacoot_deploy.graph.model.segments import region
 from lacoot_deploy.graph.model.walk import body_reads
 from lacoot_deploy.healing.ends import Likeness
 from lacoot_deploy.healing.flat import FlatGraph
+from lacoot_deploy.healing.network import Network
 from lacoot_deploy.healing.operators import find
 from lacoot_deploy.healing.program import FROM_SHAPES, needed_nodes
 from lacoot_deploy.healing.weights import dependents
-
-if TYPE_CHECKING:
-    from lacoot_deploy.healing.lesson import Network
 
 
 def near_holes(cut: Network, dense: FlatGraph, likeness: Likeness, weights: Sequence[str]) -> list[str]:

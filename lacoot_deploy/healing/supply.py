@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.data.types import Samples
+from lacoot_deploy.data.types import Samples, join
 from lacoot_deploy.errors import InputError
 
 SHIFT = 8
@@ -69,15 +69,50 @@ class Supply:
 
 
 class Stream:
-    """Batches from a source that gives new samples for ever."""
+    """Batches from a source that gives new samples for ever, in pieces of any size."""
 
-    def __init__(self, source: Iterator[Samples]) -> None:
-        """Keep the source; each of its pieces is a batch."""
-        self.source = source
+    def __init__(self, source: Iterator[Samples], batch: int) -> None:
+        """Keep the source.
+
+        Args:
+            source: Gives samples, piece by piece.
+            batch: Samples of a batch.
+        """
+        self._source, self.batch = source, batch
+        self._rest: Samples | None = None
 
     def draw(self) -> Drawn:
-        """The next batch."""
-        return Drawn(next(self.source), None)
+        """The next batch.
+
+        Raises:
+            InputError: The source has ended after all.
+        """
+        found, self._rest = take_first(self._source, self.batch, self._rest)
+        return Drawn(found, None)
+
+
+def take_first(
+    source: Iterator[Samples], count: int, rest: Samples | None = None
+) -> tuple[Samples, Samples | None]:
+    """The next samples of a source, and what is left of its last piece.
+
+    Args:
+        source: Gives samples, piece by piece.
+        count: How many are wanted.
+        rest: What was left of the piece before.
+
+    Raises:
+        InputError: The source ends before.
+    """
+    found = rest
+    while found is None or len(found) < count:
+        piece = next(source, None)
+        if piece is None:
+            have = 0 if found is None else len(found)
+            raise InputError(f"The data source ended after {have} more samples, and {count} were wanted.")
+        check_finite(piece.own_feeds, piece.description or "The data source")
+        found = piece if found is None else join(found, piece)
+    return found.take(slice(0, count)), found.take(slice(count, None)) if len(found) > count else None
 
 
 def image_inputs(samples: Samples) -> tuple[str, ...]:

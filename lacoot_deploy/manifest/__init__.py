@@ -1,5 +1,6 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
+from lacoot_deploy.manifest.healing import HealQuality, HealRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -35,6 +36,8 @@ __all__ = [
     "BlockRecord",
     "CollapseRecord",
     "DistanceRecord",
+    "HealQuality",
+    "HealRecord",
     "LatencyRecord",
     "LineariseRecord",
     "Manifest",

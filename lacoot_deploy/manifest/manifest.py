@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.manifest.healing import HealRecord
 from lacoot_deploy.manifest.plan import CollapseRecord, Plan
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
@@ -181,6 +182,7 @@ class Manifest(Record):
     blocks: list[BlockRecord] = Field(default_factory=list)
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)
+    healed: list[HealRecord] = Field(default_factory=list)
 
     @field_validator("schema_version")
     @classmethod
