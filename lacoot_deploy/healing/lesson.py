@@ -22,7 +22,7 @@ from lacoot_deploy.healing.near import frontier, near_holes
 from lacoot_deploy.healing.network import Network
 from lacoot_deploy.healing.options import FEW, HealOptions
 from lacoot_deploy.healing.supply import check_finite, split_held_back
-from lacoot_deploy.healing.weights import trainable_weights
+from lacoot_deploy.healing.weights import dependents, trainable_weights
 from lacoot_deploy.runtime.evaluate import fixed_batch
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.options import AUTO, Runtime
@@ -151,6 +151,9 @@ class _Preparation:
             raise InputError(f"{self.cut.path} has no weight that can be trained.")
         pairs, head = self._pairs(weights)
         weights = self._chosen(weights, head)
+        # What no trained weight reaches stays as it is.
+        reached = dependents(self.cut.graph.nodes, weights)
+        pairs = [pair for pair in pairs if pair.value in reached]
         dense_session = self._session(self.dense, [pair.target for pair in pairs])
         batch = fixed_batch(dense_session.session.inputs) or min(self.options.batch, len(self.train))
         judge, cut_outputs = self._judge(dense_session, batch)

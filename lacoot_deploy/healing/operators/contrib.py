@@ -17,7 +17,7 @@ from lacoot_deploy.healing.operators.normalisation import root_mean_square
 @operator("SkipLayerNormalization", domain=MICROSOFT, weights=(2, 3, 4))
 def skip_layer_norm(call: Call) -> Run:
     """The norm of a sum; the sum is the fourth result."""
-    epsilon = call.number("epsilon", 1e-5)
+    epsilon = call.number("epsilon", 1e-12)
     if call.wants(1) or call.wants(2):
         raise UnknownOperatorError("that gives its statistics")
 
@@ -34,7 +34,7 @@ def skip_layer_norm(call: Call) -> Run:
 @operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT, weights=(2, 3))
 def skip_rms_norm(call: Call) -> Run:
     """The same without the mean."""
-    epsilon = call.number("epsilon", 1e-5)
+    epsilon = call.number("epsilon", 1e-12)
 
     def run(x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
         total = x + skip if bias is None else x + skip + bias
@@ -134,10 +134,10 @@ def fused_matmul(call: Call) -> Run:
     """A scaled product of matrices, each of them transposed or not."""
     alpha = call.number("alpha", 1.0)
     flips = [bool(call.integer(name, 0)) for name in ("transA", "transB")]
-    if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
-        raise UnknownOperatorError("with transposed batch axes")
+    batches = [bool(call.integer(name, 0)) for name in ("transBatchA", "transBatchB")]
 
     def run(a: Tensor, b: Tensor) -> Tensor:
+        a, b = (x.movedim(0, -2) if move else x for x, move in zip((a, b), batches, strict=True))
         a, b = (x.transpose(-1, -2) if flip else x for x, flip in zip((a, b), flips, strict=True))
         return torch.matmul(a, b) if alpha == 1.0 else alpha * torch.matmul(a, b)
 
