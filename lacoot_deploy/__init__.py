@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from lacoot_deploy.manifest import Manifest, Plan
     from lacoot_deploy.runtime.doctor import diagnose as doctor
     from lacoot_deploy.runtime.options import Runtime
-    from lacoot_deploy.selection.options import SearchOptions
+    from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
     from lacoot_deploy.selection.planning import Limit
     from lacoot_deploy.workflow.benching import benchmark
     from lacoot_deploy.workflow.comparing import compare
     from lacoot_deploy.workflow.healing import heal_run
     from lacoot_deploy.workflow.healing_files import heal
     from lacoot_deploy.workflow.inspecting import inspect
-    from lacoot_deploy.workflow.linearising import LineariseOptions
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
     from lacoot_deploy.workflow.training import export, train
@@ -39,7 +38,7 @@ _PLACES = {
     "SearchOptions": ("lacoot_deploy.selection.options", "SearchOptions"),
     "Runtime": ("lacoot_deploy.runtime.options", "Runtime"),
     "DataOptions": ("lacoot_deploy.data.options", "DataOptions"),
-    "LineariseOptions": ("lacoot_deploy.workflow.linearising", "LineariseOptions"),
+    "LineariseOptions": ("lacoot_deploy.selection.options", "LineariseOptions"),
     "Limit": ("lacoot_deploy.selection.planning", "Limit"),
     "Manifest": ("lacoot_deploy.manifest", "Manifest"),
     "Plan": ("lacoot_deploy.manifest", "Plan"),

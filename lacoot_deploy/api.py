@@ -17,7 +17,7 @@ from lacoot_deploy.workflow.collapsing import CollapseRequest, CollapseResult, r
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from lacoot_deploy.workflow.linearising import LineariseOptions
+    from lacoot_deploy.selection.options import LineariseOptions
 
 
 class LimitKeywords(TypedDict, total=False):

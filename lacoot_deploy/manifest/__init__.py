@@ -24,6 +24,7 @@ from lacoot_deploy.manifest.plan import (
     PlanStep,
     RefitRecord,
     RepairRecord,
+    TaskRecord,
     parse_plan,
 )
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, to_json
@@ -50,6 +51,7 @@ __all__ = [
     "RoundRecord",
     "SourceRecord",
     "StatisticsRecord",
+    "TaskRecord",
     "parse_manifest",
     "parse_plan",
     "read_manifest",

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.manifest.healing import HealRecord
-from lacoot_deploy.manifest.plan import CollapseRecord, Plan
+from lacoot_deploy.manifest.plan import CollapseRecord, Plan, TaskRecord
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ class Manifest(Record):
     producer: str | None = None
     source: SourceRecord | None = None
     preprocessing: PreprocessingRecord | None = None
+    task: TaskRecord | None = None
     blocks: list[BlockRecord] = Field(default_factory=list)
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)
@@ -228,7 +229,12 @@ def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Put the manifest into a model, in place of the one it had; every other metadata entry stays."""
+    """Put the manifest into a model, in place of the one it had; every other metadata entry stays.
+
+    Args:
+        model: The model; it is changed.
+        manifest: What it is to carry.
+    """
     kept = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
     text = to_json(manifest)
     if kept:

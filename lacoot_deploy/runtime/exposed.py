@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.graph.model.expose import expose_values
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.sessions import Session, open_session
@@ -52,6 +53,16 @@ class ExposedSession:
         self._computed = [name for name in self.values if name not in inputs]
         exposed = expose_values(model, inner) if inner else model
         self.session: Session = open_session(exposed, runtime, source=source)
+
+    @property
+    def inputs(self) -> tuple[InputInfo, ...]:
+        """The inputs that must be fed."""
+        return self.session.inputs
+
+    @property
+    def label(self) -> str:
+        """What messages call the model."""
+        return self.session.label
 
     def run(
         self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str] | None = None

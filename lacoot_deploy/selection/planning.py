@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
@@ -15,11 +14,11 @@ from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.io import fingerprint
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
-from lacoot_deploy.graph.surgery.cuts import Cut, Refit
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import Plan
+from lacoot_deploy.selection.confirming import Confirming
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
-from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.limits import stop_rule
@@ -28,6 +27,7 @@ from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.trials import ANYWHERE, Trials
 from lacoot_deploy.selection.variant import EXACT
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 
 Progress = Callable[[int, int, str], None]
 
@@ -84,6 +84,11 @@ def make_plan(
     fits = options.repair != "none" or options.refits
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
+    engine.task = evidence.task
+    belief = try_labels(engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some))
+    require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
+    plan.task = engine.judge.task.record()
+    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
     stop = _stop(engine, limit, model, trials.speedup)
     times = _latencies(rule, trials)
     if rule.trial is not None and search == "greedy" and limit.blocks is None:
@@ -94,7 +99,9 @@ def make_plan(
     else:
         scores = _scores(engine, limit, _Ranking(rule, distances, options), times)
         path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
-    return _confirmed(plan, engine, path, limit, evidence, model, trials)
+    plan = _confirmed(plan, engine, path, limit, evidence, confirming)
+    plan.evidence["belief"] = belief.record()
+    return plan
 
 
 @dataclass(frozen=True)
@@ -183,13 +190,13 @@ def _criterion(
     elif limit.max_distance is not None:
         rule = get_criterion("mswd")
     elif evidence is not None:
-        rule = get_criterion("loss" if evidence.choose.labels is not None else "output")
+        rule = get_criterion("loss" if evidence.labelled else "output")
     else:
         known = [distances.get(block.name, {}) for block in blocks] if distances else []
         rule = get_criterion("paired" if any("paired" in d for d in known) else "mswd")
     if limit.max_distance is not None and rule.distance is None:
         raise UsageError(f"--max-distance needs a criterion that is a distance, not {rule.name!r}.")
-    if rule.labels and (evidence is None or evidence.choose.labels is None):
+    if rule.labels and (evidence is None or not evidence.labelled):
         raise UsageError(f"The criterion {rule.name!r} needs labelled data.")
     return rule
 
@@ -259,16 +266,10 @@ def _confirmed(
     path: list[Step],
     limit: Limit,
     evidence: Evidence,
-    model: onnx.ModelProto,
-    trials: Trials,
+    confirming: Confirming,
 ) -> Plan:
     """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
-
-    def outputs(cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
-        network = collapse_blocks(model, cuts, refits, folder=trials.folder) if cuts else model
-        return trials.outputs(network, evidence.confirm)
-
-    judge = Judge.of(outputs([]), evidence.confirm)
+    judge = confirming.judge
     dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
     depth = len(path)
     if limit.min_speedup is not None and not path:
@@ -277,14 +278,16 @@ def _confirmed(
         step = path[depth - 1]
         keeps = limit.keeps(dense_choose, step.quality)
         if keeps:
-            after = outputs(step.cuts, step.refits)
+            after = confirming.outputs(step.cuts, step.refits)
             confirmed = judge.judge(after)
             if limit.keeps(dense_confirm, confirmed):
                 break
         depth -= 1
     if not depth:
         raise _nothing("removing even one block exceeds the limit on the confirming samples")
-    chosen = path[:depth]
+    # A block that went with a larger one later is no step of its own.
+    standing = {cut.block.name for cut in path[depth - 1].cuts}
+    chosen = [step for step in path[:depth] if step.block in standing]
     order = {step.block: i for i, step in enumerate(chosen)}
     cuts = sorted(chosen[-1].cuts, key=lambda cut: order[cut.block.name])
     plan.steps = plan_steps(
@@ -305,7 +308,7 @@ def _confirmed(
         "data": evidence.choose.description,
         "fit_samples": len(engine.fit_samples),
         "choose_samples": len(engine.judge_samples),
-        "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
+        "judged_by": confirmed.score_name,
         "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
         "confirming": {
             "dense": dense_confirm.record(),

@@ -71,6 +71,8 @@ def lossless(engine: Engine, exact: Sequence[Cut], stop: Stop) -> tuple[list[Ste
     path: list[Step] = []
     current = engine.dense
     for cut in exact:
+        if cut.block.name in engine.gone(current):
+            continue
         current = engine.remove_exactly(current, cut)
         path.append(_step(engine, current, cut.block.name, 0.0, EXACT))
         if stop(path[-1]):
@@ -105,6 +107,8 @@ def ranked(
         return path
     gone = {step.block for step in path}
     for name in sorted(scores.keys() - gone, key=lambda n: (scores[n], engine.place[n])):
+        if name in engine.gone(current):
+            continue
         if progress is not None:
             progress(len(path), len(scores), "removing in ranked order")
         kind, current = _try(engine, current, name, options)
@@ -143,7 +147,7 @@ def greedy(
     path, current, done = lossless(engine, exact, stop)
     if done:
         return path
-    left = [name for name in names if name not in current.removed]
+    left = [name for name in names if name not in engine.gone(current)]
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
     repair = AUTO_REPAIRS[-1] if options.repair == "auto" else options.repair
@@ -167,7 +171,8 @@ def greedy(
         kind, current = _try(engine, current, name, options)
         path.append(_step(engine, current, name, best[0], kind))
         before = path[-1].quality
-        left.remove(name)
+        gone = engine.gone(current)
+        left = [other for other in left if other not in gone]
         if options.repair == "auto" and (kind != "none" or not engine.shares_map(current, name)):
             repair = kind
         if stop(path[-1]):

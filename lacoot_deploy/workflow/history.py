@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, write_manifest
+from lacoot_deploy.selection.options import Granularity
 from lacoot_deploy.version import PRODUCER
-from lacoot_deploy.workflow.inspecting import Granularity, Opened
+from lacoot_deploy.workflow.inspecting import Opened
 from lacoot_deploy.workflow.measuring import block_records
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def record_history(
         # They belong to the network as it was before.
         record.statistics, record.latency = {}, None
     manifest.plan = None
+    manifest.task = plan.task or manifest.task
     manifest.history = [
         *manifest.history,
         CollapseRecord(

@@ -5,50 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import Plan
+from lacoot_deploy.selection.options import LineariseOptions
 from lacoot_deploy.workflow.inspecting import ReasonEntry
 
 if TYPE_CHECKING:
     import onnx
 
     from lacoot_deploy.bench.merging import MergeMeasurer
-    from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
-    from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.trials import Trials
 
 Progress = Callable[[int, int, str], None]
-Fit = Literal["identity", "affine", "pieces"]
-Merge = Literal["always", "cheaper", "measured", "never"]
-
-
-@dataclass(frozen=True)
-class LineariseOptions:
-    """Which activations become linear, and what happens then.
-
-    Attributes:
-        what: `auto` for those whose neighbours then merge into fewer multiply-adds, `all` for any, or names; None to
-            merge only what is linear already.
-        limit: How far `auto` and `all` go: a count, `max_drop`, `max_drift` or `min_speedup`.
-        criterion: `entropy`, `gaussian`, `slope` or `output`.
-        search: `greedy` scores again after every step, `ranked` keeps the first order.
-        fit: What is put in their place; None for `affine` with data and `identity` without.
-        merge: Which linear operators are merged afterwards; None for `cheaper`.
-        inexact: Whether also those that merge with an error at padded borders.
-    """
-
-    what: Literal["auto", "all"] | tuple[str, ...] | None = "auto"
-    limit: Limit | None = None
-    criterion: str | None = None
-    search: str | None = None
-    fit: Fit | None = None
-    merge: Merge | None = None
-    inexact: bool = False
 
 
 class MergeEntry(BaseModel):
@@ -121,45 +94,13 @@ def merge_entry(record: MergeRecord) -> MergeEntry:
     )
 
 
-def check_options(options: LineariseOptions, *, has_data: bool) -> None:
-    """Refuse options that contradict each other before anything is computed.
-
-    Raises:
-        UsageError: They do.
-    """
-    from lacoot_deploy.selection.activation_criteria import check_criterion
-
-    if options.criterion is not None:
-        check_criterion(options.criterion)
-    if options.what is None:
-        return
-    if isinstance(options.what, tuple):
-        if options.limit is not None:
-            raise UsageError("Activations that are named all become linear: give names or a limit, not both.")
-        if not options.what:
-            raise UsageError("--linearise names no activation.")
-    else:
-        if options.limit is None:
-            raise UsageError(
-                f"Say how far --linearise {options.what} goes: --count, --max-drop, --max-drift or --min-speedup."
-            )
-        wrong = {"blocks", "max_distance", "lossless"} & options.limit.given().keys()
-        if wrong:
-            raise UsageError(f"--{min(wrong).replace('_', '-')} is about blocks, not about activations.")
-        if not has_data:
-            raise UsageError("Activations are scored on data: give --data, or name them.")
-    if options.fit in ("affine", "pieces") and not has_data:
-        raise UsageError(f"--fit {options.fit} is fitted on data: give --data.")
-
-
 def plan_activations(
     plan: Plan,
     options: LineariseOptions,
     base: onnx.ModelProto,
     original: onnx.ModelProto,
     *,
-    samples: Samples | None,
-    seed: int = 0,
+    evidence: Evidence | None,
     trials: Trials,
     progress: Progress | None = None,
 ) -> Plan:
@@ -170,8 +111,7 @@ def plan_activations(
         options: What is asked for.
         base: The model with the plan's blocks gone.
         original: The model as it was, which the result is compared with.
-        samples: Data to score, fit and confirm on; None where activations are only named.
-        seed: Seed of the split of the samples.
+        evidence: Samples to score, fit and confirm on; None where activations are only named.
         trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
 
@@ -181,10 +121,10 @@ def plan_activations(
     """
     from lacoot_deploy.graph.linear import Linearisation
     from lacoot_deploy.selection import linear_search as search
-    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
-    check_options(options, has_data=samples is not None)
+    if evidence is None:
+        options.need_data()
     if options.what is None:
         plan = plan.model_copy(deep=True)
         plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
@@ -194,22 +134,20 @@ def plan_activations(
         return plan
     activations = activations_after(base, original, trials.folder)
     merge = options.merge or "cheaper"
-    fit = options.fit or ("identity" if samples is None else "affine")
+    fit = options.fit or ("identity" if evidence is None else "affine")
     plan = plan.model_copy(deep=True)
     plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
     finish = Merging(plan, trials)
     if isinstance(options.what, tuple):
         wanted = search.named(options.what, activations)
-        if samples is None:
-            evidence = {"chosen_by": "user"}
-            plan.linearised = [search.record_of(Linearisation(a), dict(evidence)) for a in wanted]
+        if evidence is None:
+            plan.linearised = [search.record_of(Linearisation(a), {"chosen_by": "user"}) for a in wanted]
             plan.evidence = {**plan.evidence, "measured": False}
             finish(_linear(base, plan, activations, trials.folder))
             plan.faster = finish.faster
             return plan
-    assert samples is not None, "checked above"
-    parts = Evidence.split(samples, seed=seed)
-    network = LinearNetwork(base, activations, parts, fit=fit, trials=trials, reference=original)
+    assert evidence is not None, "checked above"
+    network = LinearNetwork(base, activations, evidence, fit=fit, trials=trials, reference=original)
     if isinstance(options.what, tuple):
         path = search.chosen_by_user(network, wanted)
     else:
@@ -228,8 +166,10 @@ def plan_activations(
             speedup=speedup,
             progress=progress,
         )
-    path, found = search.confirm(network, path, options.limit, parts, finish=finish, reference=original)
+    path, found = search.confirm(network, path, options.limit, evidence, finish=finish, reference=original)
     plan.linearised = search.linearise_records(path)
+    found["belief"] = network.belief.record()
+    plan.task = network.task.record()
     plan.evidence = found if not plan.evidence else {**found, "blocks": plan.evidence}
     plan.faster = finish.faster
     return plan

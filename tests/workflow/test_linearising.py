@@ -209,20 +209,20 @@ def test_external_weights_are_read_and_written(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "with_data", "match"),
     [
-        (LineariseOptions("auto"), True, "Say how far"),
-        (LineariseOptions("all", Limit(count=1)), False, "give --data"),
-        (LineariseOptions("all", Limit(lossless=True)), True, "about blocks"),
-        (LineariseOptions(("a",), Limit(count=1)), True, "not both"),
-        (LineariseOptions(()), True, "names no activation"),
-        (LineariseOptions(("a",), fit="affine"), False, "--fit affine"),
-        (LineariseOptions("all", Limit(count=1), criterion="mswd"), True, "no criterion"),
-        (LineariseOptions(("nothing",)), False, "no activation 'nothing'"),
+        (lambda: LineariseOptions("auto"), True, "Say how far"),
+        (lambda: LineariseOptions("all", Limit(count=1)), False, "give --data"),
+        (lambda: LineariseOptions("all", Limit(lossless=True)), True, "about blocks"),
+        (lambda: LineariseOptions(("a",), Limit(count=1)), True, "not both"),
+        (lambda: LineariseOptions(()), True, "names no activation"),
+        (lambda: LineariseOptions(("a",), fit="affine"), False, "--fit affine"),
+        (lambda: LineariseOptions("all", Limit(count=1), criterion="mswd"), True, "no criterion"),
+        (lambda: LineariseOptions(("nothing",)), False, "no activation 'nothing'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(folder, tmp_path, options, with_data, match) -> None:
     given = data(folder) if with_data else None
     with pytest.raises(UsageError, match=match):
-        collapse(folder / "vgg.onnx", tmp_path / "o.onnx", linearise=options, data=given)
+        collapse(folder / "vgg.onnx", tmp_path / "o.onnx", linearise=options(), data=given)
     assert not (tmp_path / "o.onnx").exists()
 
 
