@@ -2,95 +2,124 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lacoot_deploy.numerals import metric, significant
 
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options, split_names
-from .render import note, print_json, say
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    Values,
+    data_group,
+    declared,
+    group,
+    output_group,
+    runtime_group,
+    split_names,
+    written,
+)
+from .render import say
 
 if TYPE_CHECKING:
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.healing.options import HealOptions
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.healing_files import HealResult
 
+HEALING = "Healing"
+LOSS = "What is matched (weights)"
 
-def healing_options(function: Any) -> Any:
-    """How a network is healed; `heal` and `collapse --heal` share these."""
-    for option in (
-        click.option("--bf16", is_flag=True, help="Compute in bfloat16 where PyTorch can."),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where PyTorch trains.",
-        ),
-        click.option("--augment", help="Vary images: flip, crop or both (comma-separated)."),
-        click.option(
-            "--minutes",
-            type=float,
-            default=10.0,
-            show_default=True,
-            help="End after that long at the latest.",
-        ),
-        click.option("--steps", type=int, default=480, show_default=True, help="Optimiser steps."),
-    ):
-        function = option(function)
-    return function
+SHARED = (
+    Headed(HEALING, "--steps", type=int, default=480, show_default=True, help="Optimiser steps."),
+    Headed(
+        HEALING,
+        "--minutes",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="End after that long at the latest.",
+    ),
+    Headed(HEALING, "--augment", metavar="flip,crop", help="Vary images: flip, crop or both."),
+    Headed(
+        HEALING,
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where PyTorch trains.",
+    ),
+    Headed(HEALING, "--bf16", is_flag=True, help="Compute in bfloat16."),
+)
+"""What `collapse --heal` takes too."""
 
 
-@click.command("heal")
+def healing(values: Values) -> HealOptions:
+    """The options of a healing from a command line."""
+    from lacoot_deploy.healing.options import HealOptions
+
+    known = {entry.name for entry in fields(HealOptions)}
+    given = {name: value for name, value in values.items() if name in known}
+    lists = {name: split_names(values.get(name)) or () for name in ("augment", "match")}
+    return HealOptions(**{**given, **lists})
+
+
+@click.command("heal", cls=Command)
 @click.argument("dense", type=PATH)
 @click.argument("cut", type=PATH)
-@click.option("-o", "--output", type=PATH, help="The file to write  [default: CUT with .healed.onnx]")
-@healing_options
-@click.option("--batch", type=int, default=64, show_default=True, help="Samples of a step.")
-@click.option("--rate", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
-@click.option(
-    "--held-back", type=float, default=0.15, show_default=True, help="Share of the samples that judges only."
+@group(
+    "options",
+    healing,
+    *SHARED,
+    Headed(HEALING, "--batch", type=int, default=64, show_default=True, help="Samples of a step."),
+    Headed(HEALING, "--rate", type=float, default=1e-3, show_default=True, help="Peak learning rate."),
+    Headed(
+        HEALING,
+        "--held-back",
+        type=float,
+        default=0.15,
+        show_default=True,
+        help="Share of the samples that judges and never trains.",
+    ),
+    Headed(
+        HEALING,
+        "--train",
+        type=click.Choice(["all", "near"]),
+        default="all",
+        show_default=True,
+        help="All weights, or those beside a hole.",
+    ),
+    Headed(HEALING, "--head", is_flag=True, help="Train the head too."),
+    Headed(HEALING, "--force", is_flag=True, help="Go on although CUT is no cut of DENSE."),
+    Headed(LOSS, "--ends", type=float, default=1.0, show_default=True, help="Ends of the blocks that stay."),
+    Headed(LOSS, "--features", type=float, default=1.0, show_default=True, help="What the head reads."),
+    Headed(LOSS, "--match", metavar="NAMES", help="Further values (comma-separated), weighed like that."),
+    Headed(
+        LOSS, "--answers", type=float, default=0.0, show_default=True, help="The dense network's outputs."
+    ),
+    Headed(LOSS, "--labels", type=float, default=0.0, show_default=True, help="The labels."),
 )
-@click.option("--ends", type=float, default=1.0, show_default=True, help="Weight of the ends of blocks.")
-@click.option("--features", type=float, default=1.0, show_default=True, help="Weight of what the head reads.")
-@click.option("--outputs", type=float, default=0.0, show_default=True, help="Weight of the outputs.")
-@click.option("--labels", type=float, default=0.0, show_default=True, help="Weight of the labels.")
-@click.option("--match", help="Further values to match (comma-separated names).")
-@click.option(
-    "--train",
-    type=click.Choice(["all", "near"]),
-    default="all",
-    show_default=True,
-    help="All weights, or those beside a hole.",
+@declared(
+    Headed(HEALING, "--resume", is_flag=True, help="Go on with an interrupted healing of the same output."),
+    written("-o", "--output", help="The file to write  [default: CUT with .healed.onnx]"),
 )
-@click.option("--head", is_flag=True, help="Train the head too.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted healing of the same output.")
-@click.option("--force", is_flag=True, help="Go on although CUT is no cut of DENSE.")
-@data_options(split="val", required=True)
-@provider_options
-@output_options
+@data_group(split="val", required=True)
+@runtime_group()
+@output_group()
 def command(
     dense: Path,
     cut: Path,
     output: Path | None,
-    augment: str | None,
-    match: str | None,
     resume: bool,
-    data: str,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
-    **how: Any,
+    options: HealOptions,
+    data: DataOptions,
+    runtime: Runtime,
+    out: Output,
 ) -> None:
     """Teach a cut network what the dense one answers.
 
@@ -104,32 +133,12 @@ def command(
       lacoot-deploy heal model.onnx short.onnx \\
           --data npz:calibration.npz -o healed.onnx
     """
-    from lacoot_deploy.healing.options import HealOptions
-    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.healing_files import HealRequest, run_heal
 
-    request = HealRequest(
-        dense,
-        cut,
-        data_of(data, mean, std, size, split, samples, seed),
-        output,
-        HealOptions(
-            seed=seed,
-            augment=tuple(split_names(augment) or ()),
-            match=tuple(split_names(match) or ()),
-            **how,
-        ),
-        Runtime(provider, threads),
-        resume,
-    )
-    with progress(quiet=quiet, what="preparing") as report:
+    request = HealRequest(dense, cut, data, output, options, runtime, resume)
+    with out.progress("preparing") as report:
         result = run_heal(request, progress=report)
-    if as_json:
-        print_json(result)
-        return
-    show(result)
-    for text in result.notes:
-        note(text, quiet=quiet)
+    out.result(result, show, notes=tuple(result.notes))
 
 
 def show(result: HealResult) -> None:

@@ -77,9 +77,9 @@ class Distance(nn.Module):
                 total = total + weight * torch.stack(errors).mean()
         outputs = {name: found[name] for name in self._task.outputs if name in found}
         dense = {name: batch.targets[name] for name in outputs if name in batch.targets}
-        if self._options.outputs:
+        if self._options.answers:
             costs = self._task.torch_costs(outputs, batch.truth.unlabelled(), dense)
-            total = total + self._options.outputs * costs.mean()
+            total = total + self._options.answers * costs.mean()
         if self._options.labels and batch.truth.labels:
             total = total + self._options.labels * self._task.torch_costs(outputs, batch.truth, dense).mean()
         assert isinstance(total, Tensor)
@@ -91,5 +91,5 @@ class Distance(nn.Module):
 
 def wanted_values(pairs: Sequence[Pair], task: Task, options: HealOptions) -> tuple[str, ...]:
     """The values of the cut network that the loss reads."""
-    outputs = task.outputs if options.outputs or options.labels else ()
+    outputs = task.outputs if options.answers or options.labels else ()
     return tuple(dict.fromkeys([*(pair.value for pair in pairs), *outputs]))

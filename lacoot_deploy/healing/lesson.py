@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import ANY_TASK, TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.discovery import find_blocks
@@ -118,7 +119,13 @@ def _tensor(values: Any, device: torch.device | str) -> torch.Tensor:
 
 
 def prepare(
-    dense: Network, cut: Network, samples: Samples, options: HealOptions, *, runtime: Runtime = AUTO
+    dense: Network,
+    cut: Network,
+    samples: Samples,
+    options: HealOptions,
+    *,
+    task: TaskOptions = ANY_TASK,
+    runtime: Runtime = AUTO,
 ) -> Lesson:
     """Settle everything before the first step.
 
@@ -128,14 +135,20 @@ def prepare(
         VerificationError: PyTorch does not give what ONNX Runtime gives.
         ProviderError: As for `open_session`.
     """
-    return _Preparation(dense, cut, samples, options, runtime).lesson()
+    return _Preparation(dense, cut, samples, options, task, runtime).lesson()
 
 
 class _Preparation:
     def __init__(
-        self, dense: Network, cut: Network, samples: Samples, options: HealOptions, runtime: Runtime
+        self,
+        dense: Network,
+        cut: Network,
+        samples: Samples,
+        options: HealOptions,
+        task: TaskOptions,
+        runtime: Runtime,
     ) -> None:
-        self.dense, self.cut, self.options, self.runtime = dense, cut, options, runtime
+        self.dense, self.cut, self.options, self.task, self.runtime = dense, cut, options, task, runtime
         self.notes: list[str] = []
         check_finite(samples.own_feeds, samples.description or "The samples")
         self.train, self.held = split_held_back(samples, options.held_back, options.seed)
@@ -214,7 +227,7 @@ class _Preparation:
             self.notes.append(
                 "No inner values of the two files answer to one another; outputs alone are matched."
             )
-            self.options = replace(self.options, outputs=self.options.outputs or 1.0)
+            self.options = replace(self.options, answers=self.options.answers or 1.0)
         return pairs, head
 
     def _chosen(self, weights: list[str], head: Head | None) -> list[str]:
@@ -258,7 +271,7 @@ class _Preparation:
     def _fitted(self, dense: Arrays) -> Judge:
         """The judge; labels that fit no task are left out where they do not train."""
         try:
-            return Judge.of(dense, self.held)
+            return Judge.of(dense, self.held, self.task)
         except InputError as error:
             if self.options.labels or not self.held.label_arrays:
                 raise
@@ -266,7 +279,7 @@ class _Preparation:
             self.held, self.train = (
                 replace(samples, labels=None, further_labels={}) for samples in (self.held, self.train)
             )
-            return Judge.of(dense, self.held)
+            return Judge.of(dense, self.held, self.task)
 
     def _belongs(self, dense: Arrays, cut: Arrays) -> None:
         """Refuse two files of which neither is a cut of the other."""
@@ -299,8 +312,8 @@ class _Preparation:
             if found[pair.value].shape == answers.spread[pair.target].shape
             and found[pair.value].dtype.kind == "f"
         ]
-        if not good and not self.options.outputs:
-            self.options = replace(self.options, outputs=1.0)
+        if not good and not self.options.answers:
+            self.options = replace(self.options, answers=1.0)
         return good
 
     def _check(self, lesson: Lesson) -> None:

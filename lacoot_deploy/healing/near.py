@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lacoot_deploy.graph.discovery import find_blocks
-from lacoot_deploy.graph.model.segments import region
-from lacoot_deploy.graph.model.walk import body_reads
 from lacoot_deploy.healing.ends import Likeness
 from lacoot_deploy.healing.flat import FlatGraph
 from lacoot_deploy.healing.network import Network
@@ -29,15 +27,10 @@ def near_holes(cut: Network, dense: FlatGraph, likeness: Likeness, weights: Sequ
     for node in cut.graph.nodes:
         if new.intersection(node.inputs):
             holes.update(node.inputs, node.outputs)
-    nodes = list(cut.model.graph.node)
-    reads = [tuple(filter(None, (*node.input, *body_reads(node)))) for node in nodes]
-    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     beside: set[str] = set(new)
     for block in find_blocks(cut.model):
-        if block.scope or block.output not in producer or not {block.input, block.output} & holes:
-            continue
-        for i in region(block.input, block.output, nodes, reads, producer):
-            beside.update(reads[i])
+        if not block.scope and {block.input, block.output} & holes:
+            beside.update(_reads_between(cut.graph, block.input, block.output))
     made_of = {name: dependents(cut.graph.nodes, [name]) for name in weights}
     moving = dependents(cut.graph.nodes, cut.graph.inputs)
     found = [name for name in weights if beside & (made_of[name] - moving)]
@@ -69,3 +62,18 @@ def frontier(graph: FlatGraph, weights: Iterable[str], wanted: Sequence[str]) ->
         for name in node.reads
     }
     return tuple(sorted(name for name in read if name in worked and name not in trained))
+
+
+def _reads_between(graph: FlatGraph, start: str, end: str) -> set[str]:
+    """What the nodes on the ways from one value to another read."""
+    behind = dependents(graph.nodes, [start])
+    needed, found = {end}, set[str]()
+    for node in reversed(graph.nodes):
+        if (
+            needed.intersection(node.outputs)
+            and behind.intersection(node.outputs)
+            and start not in node.outputs
+        ):
+            found.update(node.reads)
+            needed.update(node.reads)
+    return found

@@ -27,7 +27,7 @@ class HealOptions:
         augment: `flip` and `crop`, for images alone.
         ends: Weight of the squared errors at the ends of the blocks that stay.
         features: Weight of the squared error of the features before the head.
-        outputs: Weight of the task's distance between the outputs.
+        answers: Weight of the task's distance between the outputs.
         labels: Weight of the task's cost against the labels.
         match: Names of further values whose squared errors count, with the weight of the features.
         train: `all` weights, or those `near` a hole alone.
@@ -49,7 +49,7 @@ class HealOptions:
     augment: tuple[str, ...] = ()
     ends: float = 1.0
     features: float = 1.0
-    outputs: float = 0.0
+    answers: float = 0.0
     labels: float = 0.0
     match: tuple[str, ...] = ()
     train: Literal["all", "near"] = "all"
@@ -71,7 +71,7 @@ class HealOptions:
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
         if unknown:
             raise UsageError(f"--augment knows {', '.join(AUGMENTATIONS)}, not {unknown[0]!r}.")
-        weights = (self.ends, self.features, self.outputs, self.labels)
+        weights = (self.ends, self.features, self.answers, self.labels)
         if any(not weight >= 0 for weight in weights) or not any(weights):
             raise UsageError("The weights of the loss must not be negative, and not all of them 0.")
 

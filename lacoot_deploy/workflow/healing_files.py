@@ -14,7 +14,7 @@ from lacoot_deploy.files import check_target
 from lacoot_deploy.healing.options import DEFAULTS, HealOptions
 from lacoot_deploy.manifest import HealRecord, read_manifest
 from lacoot_deploy.runtime.options import AUTO, Runtime
-from lacoot_deploy.workflow.data import samples_for
+from lacoot_deploy.workflow.data import samples_for, task_of
 
 if TYPE_CHECKING:
     import onnx
@@ -111,7 +111,8 @@ def run_heal(request: HealRequest, *, progress: Progress | None = None) -> HealR
     check_target(target, inputs=[request.dense, request.cut, *request.data.files])
     dense, cut = Network.read(request.dense), Network.read(request.cut)
     samples, stream = heal_samples(dense.model, request)
-    lesson = prepare(dense, cut, samples, request.options, runtime=request.runtime)
+    task = task_of(read_manifest(dense.model, path=request.dense), request.data)
+    lesson = prepare(dense, cut, samples, request.options, task=task, runtime=request.runtime)
     course = Course(lesson, request.options, stream=stream, state_file=request.state_file, progress=progress)
     notes = list(lesson.notes)
     if request.resume and not course.resume():

@@ -78,7 +78,7 @@ def test_healing_brings_the_cut_file_nearer_and_changes_nothing_else(pair, tmp_p
         (lambda: residual_mlp(6)[0], {"train": "near"}),
         (
             lambda: residual_mlp(4)[0],
-            {"bf16": True, "head": True, "outputs": 1.0, "ends": 0.0, "features": 0.0},
+            {"bf16": True, "head": True, "answers": 1.0, "ends": 0.0, "features": 0.0},
         ),
         (lambda: residual_mlp(4)[0], {"match": ("layer3.sum",)}),
     ],

@@ -40,5 +40,10 @@ FAMILIES = (
 
 
 def find(domain: str, op: str) -> Operator | None:
-    """The entry of an operator; None where the table has none."""
+    """The entry of an operator; None where the table has none.
+
+    Args:
+        domain: Its domain.
+        op: Its type.
+    """
     return TABLE.get(("" if domain == "ai.onnx" else domain, op))
