@@ -25,6 +25,7 @@ COMMANDS = (
     "measure",
     "collapse",
     "heal",
+    "ship",
     "compare",
     "bench",
     "report",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
+    from lacoot_deploy.workflow.ship_request import ShipRequest
+    from lacoot_deploy.workflow.shipping import run_ship as ship
     from lacoot_deploy.workflow.training import export, train
 
 
@@ -55,6 +57,8 @@ _PLACES = {
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
+    "ShipRequest": ("lacoot_deploy.workflow.ship_request", "ShipRequest"),
+    "ship": ("lacoot_deploy.workflow.shipping", "run_ship"),
     "train": ("lacoot_deploy.workflow.training", "train"),
 }
 
@@ -69,6 +73,7 @@ __all__ = [
     "Plan",
     "Runtime",
     "SearchOptions",
+    "ShipRequest",
     "benchmark",
     "collapse",
     "compare",
@@ -80,6 +85,7 @@ __all__ = [
     "measure",
     "report",
     "save_weights",
+    "ship",
     "torch_module",
     "train",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.manifest.conversion import ConversionRecord
 from lacoot_deploy.manifest.healing import HealRecord
 from lacoot_deploy.manifest.plan import CollapseRecord, Plan, TaskRecord
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
@@ -184,6 +185,7 @@ class Manifest(Record):
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)
     healed: list[HealRecord] = Field(default_factory=list)
+    conversions: list[ConversionRecord] = Field(default_factory=list)
 
     @field_validator("schema_version")
     @classmethod
