@@ -107,7 +107,7 @@ def train(
     result = run(recipe, Path(out), resume=resume, progress=progress)
     # Under `accelerate launch` every process gets here; the file is one process's to finish.
     plan = merge = None
-    if recipe.method != "lacoot":
+    if result.rounds is not None:
         merge = merge_run(result, recipe, note=note)
     elif is_main_process():
         plan = recommend(result, recipe, note=note, planning=planning)
@@ -177,7 +177,7 @@ def recommend(
 def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evidence:
     """Training images to fit on, halves of the validation images to choose and confirm by."""
     from lacoot_deploy.selection.planning import Evidence
-    from lacoot_deploy.training.data_pipeline import recipe_images
+    from lacoot_deploy.training.run_data import recipe_images
 
     def samples(images: ImageSet, limit: int, what: str) -> Samples:
         if len(images) > limit:

@@ -77,7 +77,7 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
 
     kinds = {
         "plain": lambda: step(None),
-        "ours": lambda: step(lambda values: block_penalty(values, recipe, generator)),
+        "ours": lambda: step(lambda values: block_penalty(values, recipe.distance, generator)),
     }
     if not arguments.no_original:
         kinds["original"] = lambda: step(originals)

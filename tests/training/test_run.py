@@ -17,7 +17,7 @@ from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.training import session as session_module
 from lacoot_deploy.training.blocks import TrackedBlock
-from lacoot_deploy.training.checkpoint import read_checkpoint
+from lacoot_deploy.training.checkpoint import Checkpoint, read_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
@@ -175,10 +175,10 @@ def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
 ) -> None:
     real = session_module.save_checkpoint
 
-    def failing(target: Path, **options: object) -> None:
-        if options["epoch"] == 2:
+    def failing(target: Path, checkpoint: Checkpoint) -> None:
+        if checkpoint.header.epoch == 2:
             raise KeyboardInterrupt
-        real(target, **options)
+        real(target, checkpoint)
 
     monkeypatch.setattr(session_module, "save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt, match="keeps 1 of 2 epochs"):
