@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lacoot_deploy.numerals import significant
+
 from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, say, significant, table
+from .render import note, print_json, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.result import ModelLatency
@@ -215,12 +217,10 @@ def show(result: BenchReport, *, verbose: int = 0, quiet: bool = False) -> None:
 
 def _figure(model: ModelLatency, key: str, unit: str) -> str:
     """A figure with the digits that its standard error leaves, three at most."""
-    from lacoot_deploy.bench.statistics import significant as digits
-
     value = getattr(model, key)
     if value is None:
         return "-"
-    text = digits(value, model.standard_errors.get(key), most=3)
+    text = significant(value, uncertainty=model.standard_errors.get(key))
     return f"{text} {unit}".rstrip()
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lacoot_deploy.numerals import counted, metric, significant
+
 from .linear import ACTIVATION_CRITERIA, linear_options, linearise_options, show_linearised
 from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options, split_names
-from .render import count, note, print_json, say, significant, table
+from .render import note, print_json, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.manifest import PlanStep
@@ -193,12 +195,12 @@ def show(result: CollapseResult) -> None:
         _show_blocks(result)
     refits = len(result.plan.refits)
     if refits:
-        say(f"Refitted the weights of {refits} {'block' if refits == 1 else 'blocks'} that stay.")
+        say(f"Refitted the weights of {counted(refits, 'block')} that stay.")
     show_linearised(result)
     before, after_ = result.before, result.after
     say(
-        f"{before.nodes} -> {after_.nodes} nodes, {count(before.parameters)} -> {count(after_.parameters)} "
-        f"parameters, {count(before.macs)} -> {count(after_.macs)} MACs"
+        f"{before.nodes} -> {after_.nodes} nodes, {metric(before.parameters)} -> {metric(after_.parameters)} "
+        f"parameters, {metric(before.macs)} -> {metric(after_.macs)} MACs"
     )
     judged = result.plan.evidence.get("judged_by", "")
     confirming = result.plan.evidence.get("confirming") or {}

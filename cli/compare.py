@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lacoot_deploy.numerals import significant
+
 from .live import progress
 from .measure import data_of
 from .options import PATH, data_options, output_options, provider_options
-from .render import print_json, say, significant, table
+from .render import print_json, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lacoot_deploy.numerals import counted, metric
+
 from .linear import show_activations
 from .live import progress
 from .network import network_lines
 from .options import PATH, output_options
-from .render import count, echo, note, print_json, say
+from .render import echo, note, print_json, say
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import Inspection
@@ -61,15 +63,14 @@ def show(inspection: Inspection, *, quiet: bool = False) -> None:
     """Print an inspection for reading."""
     model = inspection.model
     say(
-        f"{model.path}: {model.nodes} nodes, {count(model.parameters)} parameters, "
-        f"{count(model.macs)} MACs per sample, opset {model.opset}"
+        f"{model.path}: {model.nodes} nodes, {metric(model.parameters)} parameters, "
+        f"{metric(model.macs)} MACs per sample, opset {model.opset}"
     )
     if not inspection.blocks:
         say("No residual blocks found.")
     else:
         able = sum(block.collapsible for block in inspection.blocks)
-        plural = "" if len(inspection.blocks) == 1 else "s"
-        say(f"{len(inspection.blocks)} block{plural}, {able} can go:")
+        say(f"{counted(len(inspection.blocks), 'block')}, {able} can go:")
         echo("\n".join(network_lines(inspection)))
     for text in inspection.notes:
         note(text, quiet=quiet)

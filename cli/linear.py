@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lacoot_deploy.numerals import counted, metric, significant
+
 from .options import split_names
-from .render import PLAIN_WIDTH, count, say, significant, table
+from .render import PLAIN_WIDTH, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Limit
@@ -91,15 +93,14 @@ def show_activations(inspection: ActivationInspection) -> None:
     """Print the activations of a model for reading."""
     model, found = inspection.model, inspection.activations
     say(
-        f"{model.path}: {model.nodes} nodes, {count(model.parameters)} parameters, "
-        f"{count(model.macs)} MACs per sample, opset {model.opset}"
+        f"{model.path}: {model.nodes} nodes, {metric(model.parameters)} parameters, "
+        f"{metric(model.macs)} MACs per sample, opset {model.opset}"
     )
     if not found:
         say("No activations found.")
         return
     exact = [entry for entry in found if entry.merges]
     gain = sum(entry.pays is True for entry in exact)
-    plural = "" if len(found) == 1 else "s"
     fewer = "none of them with" if not gain else "all with" if gain == len(exact) else f"{gain} of them with"
     layers = (
         f"{len(exact)} could go and leave one layer in place of two, exactly; {fewer} fewer multiply-adds and "
@@ -107,7 +108,7 @@ def show_activations(inspection: ActivationInspection) -> None:
         if exact
         else "None could go and leave exactly one layer in place of two:"
     )
-    say(f"{len(found)} activation{plural}. {layers}")
+    say(f"{counted(len(found), 'activation')}. {layers}")
     columns = [
         ("activation", "left"),
         ("kind", "left"),
@@ -131,8 +132,8 @@ def _row(entry: ActivationEntry) -> list[str]:
     return [
         entry.name,
         entry.kind,
-        count(None if entry.before is None else entry.before.macs),
-        count(None if entry.after is None else entry.after.macs),
+        metric(None if entry.before is None else entry.before.macs),
+        metric(None if entry.after is None else entry.after.macs),
         _verdict(entry),
     ]
 
@@ -206,7 +207,10 @@ def show_linearised(result: CollapseResult) -> None:
     weighty = [merge for merge in pairs if merge.macs is not None and merge.parameters is not None]
     folded = len(pairs) - len(weighty)
     free = f", {folded} of them a map per channel folded into its neighbour" if folded else ""
-    say(f"Merged {_pairs(len(pairs))} of linear operators (--merge {plan.merge}){free}" + ":."[not weighty])
+    say(
+        f"Merged {counted(len(pairs), 'pair')} of linear operators (--merge {plan.merge}){free}"
+        + ":."[not weighty]
+    )
     if weighty:
         table(
             [
@@ -219,7 +223,7 @@ def show_linearised(result: CollapseResult) -> None:
             [
                 [
                     f"{merge.first} + {merge.second}"[-34:],
-                    *(count(value) for value in (*(merge.macs or ()), *(merge.parameters or ()))),
+                    *(metric(value) for value in (*(merge.macs or ()), *(merge.parameters or ()))),
                 ]
                 for merge in weighty
             ],
@@ -235,9 +239,6 @@ def show_linearised(result: CollapseResult) -> None:
         listed = ", ".join(f"{number} {code}" for code, number in codes.items())
         first = result.refused[0]
         say(
-            f"Stay two: {_pairs(len(result.refused))} ({listed}). {first.first} + {first.second}: {first.reason.text}"
+            f"Stay two: {counted(len(result.refused), 'pair')} ({listed}). "
+            f"{first.first} + {first.second}: {first.reason.text}"
         )
-
-
-def _pairs(number: int) -> str:
-    return f"{number} pair" if number == 1 else f"{number} pairs"

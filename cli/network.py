@@ -7,7 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .render import count, printable, shape_text, significant, styled
+from lacoot_deploy.numerals import metric, significant
+
+from .render import printable, shape_text, styled
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import BlockEntry, Inspection
@@ -74,7 +76,7 @@ def _heading(width: int, distance: str | None) -> str:
 
 def _figures(block: BlockEntry, total: int, dearest: int, distance: str | None, farthest: float) -> str:
     share = f"{100 * block.macs / total:.0f} %" if block.macs and total else ""
-    text = f" {bar((block.macs or 0) / (dearest or 1)):{BAR}}{count(block.macs):>8} {share:>5}"
+    text = f" {bar((block.macs or 0) / (dearest or 1)):{BAR}}{metric(block.macs):>8} {share:>5}"
     if distance is not None:
         value = _value(block, distance)
         mark = "*" if _at_floor(block, distance) else " "

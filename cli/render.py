@@ -146,32 +146,6 @@ def plain_table(
     return [*([title.ljust(total)] if title else []), line(cells[0]), "─" * total, *map(line, rows)]
 
 
-def count(value: float | None, *, unit: str = "") -> str:
-    """A count with a metric prefix and three significant figures; `-` for None."""
-    if value is None:
-        return "-"
-    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{significant(value / size)} {prefix}{unit}"
-    return f"{int(value)}{' ' + unit if unit else ''}"
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """A number to that many significant figures, without exponent where it is readable; `-` for None."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    magnitude = abs(value)
-    if magnitude >= 10 ** (digits - 1):
-        return f"{value:.0f}" if magnitude < 1e7 else f"{value:.{digits - 1}e}"
-    if magnitude < 1e-3:
-        return f"{value:.{digits - 1}e}"
-    import math
-
-    return f"{value:.{max(digits - 1 - math.floor(math.log10(magnitude)), 0)}f}"
-
-
 def shape_text(shape: Sequence[int | str | None] | None) -> str:
     """A shape as `batch x 16 x 8 x 8`; `?` for what is unknown."""
     if shape is None:

@@ -30,11 +30,11 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     try:
         with staging_folder(target) as folder:
             temporary = folder / "new"
-            temporary.touch()
+            # Made here with the permissions of any new file, so that nobody has to ask for the mask.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror or error}.") from None
@@ -185,9 +185,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

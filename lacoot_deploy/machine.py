@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+import psutil
 from pydantic import BaseModel
 
 
@@ -37,16 +38,15 @@ class Machine(BaseModel):
 
 def describe_machine() -> Machine:
     """Look at the machine as it is now."""
-    cpus = os.cpu_count() or 1
-    memory = _meminfo()
+    memory = psutil.virtual_memory()
     return Machine(
         cpu=_cpu_name(),
-        cpus=cpus,
+        cpus=psutil.cpu_count() or 1,
         affinity=usable_cpus(),
         quota=cpu_quota(),
-        memory_bytes=memory.get("MemTotal"),
-        memory_limit_bytes=_memory_limit(memory.get("MemTotal")),
-        memory_available_bytes=memory.get("MemAvailable"),
+        memory_bytes=memory.total,
+        memory_limit_bytes=memory_limit(memory.total),
+        memory_available_bytes=memory.available,
         load=load_average(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
     )
@@ -54,9 +54,10 @@ def describe_machine() -> Machine:
 
 def usable_cpus() -> int:
     """Logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity())
+    return psutil.cpu_count() or 1
 
 
 def load_average() -> tuple[float, float, float] | None:
@@ -88,12 +89,6 @@ def throttled_periods(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return None
 
 
-def stolen_ticks() -> int | None:
-    """Clock ticks that the hypervisor gave to other machines so far; None where that is not counted."""
-    words = _words(Path("/proc/stat"))
-    return int(words[8]) if len(words) > 8 and words[0] == "cpu" else None
-
-
 def _group_folders(root: Path, controller: str) -> list[Path]:
     folders = []
     try:
@@ -108,23 +103,26 @@ def _group_folders(root: Path, controller: str) -> list[Path]:
     return [*folders, root / "unified", root, root / controller]
 
 
-def _memory_limit(total: int | None) -> int | None:
+def memory_limit(total: int | None = None) -> int | None:
+    """Bytes that the control group allows; None where that is no less than the machine has.
+
+    Args:
+        total: What the machine has; looked up where it is not given.
+    """
+    total = psutil.virtual_memory().total if total is None else total
     for folder in _group_folders(Path("/sys/fs/cgroup"), "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             words = _words(folder / name)
             # Version 1 writes a huge number for "no limit".
-            if words and words[0] != "max" and (total is None or int(words[0]) < total):
+            if words and words[0] != "max" and int(words[0]) < total:
                 return int(words[0])
     return None
 
 
-def _meminfo() -> dict[str, int]:
-    sizes = {}
-    words = _words(Path("/proc/meminfo"))
-    for name, size, unit in zip(words, words[1:], words[2:], strict=False):
-        if name.endswith(":") and unit == "kB" and size.isdigit():
-            sizes[name[:-1]] = int(size) * 1024
-    return sizes
+def usable_memory() -> int:
+    """Bytes of memory that this process could ever have: the machine's, or what its container allows."""
+    total = int(psutil.virtual_memory().total)
+    return min(total, memory_limit(total) or total)
 
 
 def _cpu_name() -> str:

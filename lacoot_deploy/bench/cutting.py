@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ def prefix(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     """The part of a model that computes the given values of the main graph, which become its only outputs."""
     import onnx
 
+    from lacoot_deploy.graph.model.walk import node_reads
+
     graph = model.graph
     producer = {output: node for node in graph.node for output in node.output if output}
     needed: set[int] = set()
@@ -31,7 +33,7 @@ def prefix(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
         if node is None or id(node) in needed:
             continue
         needed.add(id(node))
-        pending += [*node.input, *_captured(node)]
+        pending += node_reads(node)
     typed = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
     cut = onnx.ModelProto()
     cut.CopyFrom(model)
@@ -40,21 +42,11 @@ def prefix(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     cut.graph.node.extend(kept)
     del cut.graph.output[:]
     cut.graph.output.extend(typed.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(values))
-    used = {name for node in kept for name in (*node.input, *_captured(node))} | set(values)
+    used = {name for node in kept for name in node_reads(node)} | set(values)
     weights = [tensor for tensor in cut.graph.initializer if tensor.name in used]
     del cut.graph.initializer[:]
     cut.graph.initializer.extend(weights)
     return cut
-
-
-def _captured(node: onnx.NodeProto) -> Iterable[str]:
-    """Names that bodies of a node read; some may be their own."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
-            yield from (output.name for output in graph.output)
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

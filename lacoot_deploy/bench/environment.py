@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacoot_deploy.machine import load_average, stolen_ticks, throttled_periods
+import psutil
+
+from lacoot_deploy.machine import load_average, throttled_periods
 
 BUSY_CPUS = 0.25
 """Processors kept busy by others from which on a warning is due."""
@@ -59,19 +61,17 @@ class Watch:
         self._busy = busy_seconds()
         self._own = _own_seconds()
         self._throttled = throttled_periods()
-        self._stolen = stolen_ticks()
+        self._stolen = stolen_seconds()
 
     def stop(self) -> Activity:
         """What happened since."""
         elapsed = max(time.monotonic() - self._time, 1e-9)
-        busy, throttled, stolen = busy_seconds(), throttled_periods(), stolen_ticks()
-        other = None
-        if busy is not None and self._busy is not None:
-            own = _own_seconds() - self._own
-            other = max(0.0, (busy - self._busy - own) / elapsed)
+        busy, throttled, stolen = busy_seconds(), throttled_periods(), stolen_seconds()
+        own = _own_seconds() - self._own
+        other = max(0.0, (busy - self._busy - own) / elapsed)
         share = None
         if stolen is not None and self._stolen is not None:
-            share = (stolen - self._stolen) / _ticks() / elapsed / (os.cpu_count() or 1)
+            share = (stolen - self._stolen) / elapsed / (os.cpu_count() or 1)
         hot = overheated_times()
         slowed = gpu_slowed_seconds() if self._gpu else None
         return Activity(
@@ -85,16 +85,16 @@ class Watch:
         )
 
 
-def busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
-    """Processor seconds that all processes have used so far; None where the system does not count them."""
-    try:
-        words = stat.read_text().split("\n", 1)[0].split()
-    except OSError:
-        return None
-    if len(words) < 8 or words[0] != "cpu":
-        return None
-    user, nice, system, _idle, _wait, irq, soft = (int(word) for word in words[1:8])
-    return (user + nice + system + irq + soft) / _ticks()
+def busy_seconds() -> float:
+    """Processor seconds that all processes have used so far."""
+    times = psutil.cpu_times()
+    parts = ("user", "nice", "system", "irq", "softirq")
+    return float(sum(getattr(times, part, 0.0) for part in parts))
+
+
+def stolen_seconds() -> float | None:
+    """Processor seconds that the hypervisor gave to other machines so far; None where that is not counted."""
+    return getattr(psutil.cpu_times(), "steal", None)
 
 
 def noise_warnings(
@@ -204,7 +204,3 @@ def _own_seconds() -> float:
 def _one_minute() -> float | None:
     load = load_average()
     return None if load is None else load[0]
-
-
-def _ticks() -> float:
-    return float(os.sysconf("SC_CLK_TCK")) if hasattr(os, "sysconf") else 100.0

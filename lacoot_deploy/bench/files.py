@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def file_hash(path: Path) -> str:
@@ -24,27 +19,9 @@ def total_bytes(path: Path) -> int:
     """Bytes of a model's file and of the files that it refers to for its weights; missing ones count nothing."""
     import onnx
 
+    from lacoot_deploy.graph.model.external import data_files
+
     model = onnx.load(str(path), load_external_data=False)
-    names = {
-        entry.value
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    others: list[Path] = [path.parent / name for name in sorted(names)]
+    others = sorted(data_files(model, path))
     own: int = path.stat().st_size
     return own + sum(file.stat().st_size for file in others if file.is_file())
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from lacoot_deploy import errors
 from lacoot_deploy.bench.protocol import REQUEST, RESPONSE, Request, Response
 from lacoot_deploy.errors import InputError, LacootError
+from lacoot_deploy.processes import python_command, python_environment
 
 Progress = Callable[[int, int], None]
 
@@ -40,9 +39,7 @@ def ask(request: Request, progress: Progress | None = None) -> Response:
 
 
 def _run(folder: Path, log: Path, progress: Progress | None) -> int:
-    # The package must be found as it is here, also where it was put on the path by hand.
-    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-m", "lacoot_deploy.bench.worker", str(folder)]
+    command = python_command("lacoot_deploy.bench.worker", str(folder))
     with log.open("wb") as errors_file:
         process = subprocess.Popen(
             command,
@@ -50,7 +47,7 @@ def _run(folder: Path, log: Path, progress: Progress | None) -> int:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors_file,
-            env=environment,
+            env=python_environment(),
             text=True,
         )
         try:

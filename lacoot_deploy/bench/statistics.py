@@ -143,24 +143,3 @@ def smallest_detectable(ratio: Ratio, floor: float) -> float:
     """The smallest difference, as a share, that this run could have told from none."""
     half = max(math.log(ratio.high / ratio.value), math.log(ratio.value / ratio.low))
     return max(floor, math.exp(half) - 1)
-
-
-def significant(value: float, uncertainty: float | None, *, most: int = 6) -> str:
-    """A number with the digits that its uncertainty leaves: down to the uncertainty's second, `most` in all.
-
-    Args:
-        value: The number.
-        uncertainty: Its standard error; 0 or None where it is not known.
-        most: Digits at most.
-    """
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"
-    largest = math.floor(math.log10(abs(value)))
-    last = largest - most + 1
-    if uncertainty and math.isfinite(uncertainty):
-        last = max(last, math.floor(math.log10(uncertainty)) - 1)
-    last = min(last, largest)
-    rounded = round(value, -last)
-    return f"{rounded:.{max(0, -last)}f}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.machine import usable_memory
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Of one image."""
@@ -13,15 +12,11 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Of one packed image or archive member."""
 
 SHARE = 0.5
-FALLBACK_BYTES = 8 * 2**30
 
 
 def memory_bound() -> int:
-    """Bytes that the samples of one source may take: half of the machine's memory, 8 GiB where it is not known."""
-    try:
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * SHARE)
-    except (AttributeError, ValueError, OSError):
-        return FALLBACK_BYTES
+    """Bytes that the samples of one source may take: half of what this process may have, containers counted."""
+    return int(usable_memory() * SHARE)
 
 
 def check_bytes(wanted: int, what: str) -> None:

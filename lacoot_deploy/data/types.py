@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,19 +53,31 @@ class Samples:
 
     Attributes:
         feeds: One array per input; the first axis counts samples and is equally long in all but the shared ones.
-        labels: int64 [N] or None.
+        labels: What the source calls its labels, of any type and shape, [N, ...]; None where there are none.
         description: Where they came from, for records and messages.
         classes: Class names where the source has them; the label is the index.
         shared: Names of the arrays that have no sample axis (a scalar, a switch) and are given whole to every run.
         numbers: int64 [N], which sample of the source each one is; None where they are the source's own, in order.
+        further_labels: Labels of other names, [N, ...] each.
     """
 
     feeds: Mapping[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     description: str = ""
     classes: tuple[str, ...] = ()
     shared: frozenset[str] = frozenset()
     numbers: NDArray[np.int64] | None = None
+    further_labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def label_arrays(self) -> dict[str, NDArray[Any]]:
+        """All labels by name; those without a name of their own are `labels`."""
+        return {**({} if self.labels is None else {"labels": self.labels}), **self.further_labels}
+
+    @property
+    def own_feeds(self) -> dict[str, NDArray[Any]]:
+        """The inputs that have a sample axis."""
+        return {name: array for name, array in self.feeds.items() if name not in self.shared}
 
     def __len__(self) -> int:
         return next((len(a) for name, a in self.feeds.items() if name not in self.shared), 1)
@@ -78,6 +90,7 @@ class Samples:
             feeds={name: a if name in self.shared else a[indices] for name, a in self.feeds.items()},
             labels=None if self.labels is None else self.labels[indices],
             numbers=numbers[indices],
+            further_labels={name: a[indices] for name, a in self.further_labels.items()},
         )
 
     def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -103,4 +116,14 @@ def join(first: Samples, second: Samples) -> Samples:
         for name, array in first.feeds.items()
     }
     numbers = [first.number(i) for i in range(len(first))] + [second.number(i) for i in range(len(second))]
-    return replace(first, feeds=feeds, labels=labels, numbers=np.asarray(numbers, dtype=np.int64))
+    further = {
+        name: np.concatenate([array, second.further_labels[name]])
+        for name, array in first.further_labels.items()
+    }
+    return replace(
+        first,
+        feeds=feeds,
+        labels=labels,
+        numbers=np.asarray(numbers, dtype=np.int64),
+        further_labels=further,
+    )

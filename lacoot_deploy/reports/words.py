@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from lacoot_deploy import numerals
 from lacoot_deploy.reports.records import Cost, Gain, ReportDocument, Scratch
 
 MINUS = "\N{MINUS SIGN}"
@@ -25,24 +26,13 @@ def signed(value: float, places: int = 2) -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant figures, without exponent where it is readable; a dash for None."""
-    if value is None:
-        return "\N{EN DASH}"
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{digits - 1}e}".replace("-", MINUS)
-    return fixed(value, max(digits - 1 - math.floor(math.log10(abs(value))), 0))
+    """A number to so many significant figures, as `numerals` writes it, with a real minus sign and dash."""
+    return "\N{EN DASH}" if value is None else numerals.significant(value, digits).replace("-", MINUS)
 
 
 def count(value: float | None) -> str:
-    """A count with a metric prefix and three significant figures; a dash for None."""
-    if value is None:
-        return "\N{EN DASH}"
-    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{significant(value / size)} {prefix}"
-    return str(int(value))
+    """A count with a metric prefix and three significant figures, likewise."""
+    return "\N{EN DASH}" if value is None else numerals.metric(value).replace("-", MINUS)
 
 
 def file_size(value: int | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from lacoot_deploy.data.bounds import memory_bound
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.graph.model.blocks import Shape
+from lacoot_deploy.processes import python_command, python_environment
 
 SECONDS = 30.0
 
@@ -28,15 +28,13 @@ def probe_file(path: Path, names: Sequence[str], *, seconds: float = SECONDS) ->
     Raises:
         InputError: The model does not load or run on generated input within that time and half of the memory.
     """
-    # The package must be found as it is here, also where it was put on the path by hand.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
     request = json.dumps({"path": str(path.absolute()), "names": list(names)})
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", __name__],
+            python_command(__name__),
             input=request.encode("ascii"),
             capture_output=True,
-            env=environment,
+            env=python_environment(),
             timeout=seconds,
             check=False,
         )

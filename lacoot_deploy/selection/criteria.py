@@ -65,7 +65,7 @@ class Criterion:
 
 
 def _output(quality: Quality) -> float:
-    return quality.drift if quality.divergence is None else quality.divergence
+    return quality.divergence
 
 
 def _loss(quality: Quality) -> float:

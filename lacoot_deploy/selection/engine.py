@@ -108,7 +108,7 @@ class Engine:
             for number, part in enumerate((self.fit_samples, self.judge_samples))
         )
         self.dense = Variant({}, (*fitting, *judging))
-        self.judge = Judge(self.gather(self.dense), self.judge_samples.labels)
+        self.judge = Judge.of(self.gather(self.dense), self.judge_samples)
 
     def _inputs(self, batch: Values) -> Values:
         return {name: batch[name] for name in self._names}

@@ -12,8 +12,6 @@ from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.selection.judge import Quality
 
-NO_CLASSES = "--max-drop needs class scores to compare; use --max-drift for a model without classes."
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -23,7 +21,8 @@ class Limit:
         blocks: Remove exactly these blocks.
         count: Remove that many.
         max_distance: Remove every block whose distance is at most this.
-        max_drop: Remove as many as cost at most that many points of accuracy (of agreement without labels).
+        max_drop: Remove as many as cost at most that much of the task's score, in its unit: points of accuracy, say
+            (without labels, of agreement with the dense network).
         max_drift: Remove as many as change the outputs by at most this relative RMS.
         min_speedup: Remove as few as make the network that many times as fast.
         lossless: Remove every block whose branch is the same for every input, and no other.
@@ -54,15 +53,9 @@ class Limit:
         }
 
     def keeps(self, dense: Quality, after: Quality) -> bool:
-        """Whether a network is within the limit, as far as the limit is one on quality.
-
-        Raises:
-            UsageError: The limit is a drop, and the outputs are no class scores.
-        """
+        """Whether a network is within the limit, as far as the limit is one on quality."""
         if self.max_drop is not None:
-            if dense.score is None or after.score is None:
-                raise UsageError(NO_CLASSES)
-            return dense.score - after.score <= self.max_drop + 1e-9
+            return dense.drop_to(after) <= self.max_drop + 1e-9
         if self.max_drift is not None:
             return after.drift <= self.max_drift
         return True
@@ -76,8 +69,7 @@ def stop_rule(limit: Limit, dense: Quality) -> Callable[[Quality, Callable[[], f
         dense: Quality of the network that nothing was taken from.
 
     Raises:
-        UsageError: When the rule is asked: the limit is a drop and the outputs are no class scores, or it is a speed-up
-            and none was measured.
+        UsageError: When the rule is asked: the limit is a speed-up and none was measured.
     """
     taken = 0
 
@@ -87,9 +79,7 @@ def stop_rule(limit: Limit, dense: Quality) -> Callable[[Quality, Callable[[], f
         if limit.count is not None:
             return taken >= limit.count
         if limit.max_drop is not None:
-            if dense.score is None or quality.score is None:
-                raise UsageError(NO_CLASSES)
-            return dense.score - quality.score > limit.max_drop
+            return dense.drop_to(quality) > limit.max_drop
         if limit.max_drift is not None:
             return quality.drift > limit.max_drift
         if limit.min_speedup is not None:

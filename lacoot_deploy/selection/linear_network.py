@@ -56,7 +56,7 @@ class LinearNetwork:
         self.all_samples = join(evidence.fit, evidence.choose)
         self._parameters = ActivationParameters(model, runtime.folder)
         compared = model if reference is None else reference
-        self._judge = Judge(runtime.outputs(compared, self.choose_samples), self.choose_samples.labels)
+        self._judge = Judge.of(runtime.outputs(compared, self.choose_samples), self.choose_samples)
         self.dense = self._judge.judge(self._judge.dense)
 
     def network(self, items: Items) -> onnx.ModelProto:

@@ -202,7 +202,7 @@ def confirm(
         NothingToCollapseError: Even the first step exceeds the limit.
     """
     runtime = network.runtime
-    judge = Judge(runtime.outputs(reference, evidence.confirm), evidence.confirm.labels)
+    judge = Judge.of(runtime.outputs(reference, evidence.confirm), evidence.confirm)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]

@@ -285,7 +285,7 @@ def _confirmed(
         )
         return predict(session, evidence.confirm)
 
-    judge = Judge(outputs([]), evidence.confirm.labels)
+    judge = Judge.of(outputs([]), evidence.confirm)
     dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
     depth = len(path)
     if limit.min_speedup is not None and not path:

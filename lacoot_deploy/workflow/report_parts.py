@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lacoot_deploy.manifest import CollapseRecord, Plan
+from lacoot_deploy.numerals import counted
 from lacoot_deploy.reports.records import (
     BlockLine,
     Cost,
@@ -135,7 +136,7 @@ def gain_of(bench: BenchReport | None) -> Gain | None:
     if bench is None or bench.b is None or bench.speedup is None or bench.ci95 is None:
         return None
     environment = bench.environment
-    threads = "" if environment.threads is None else f", {environment.threads} threads"
+    threads = "" if environment.threads is None else f", {counted(environment.threads, 'thread')}"
     return Gain(
         speedup=bench.speedup,
         ci95=bench.ci95,
@@ -143,9 +144,7 @@ def gain_of(bench: BenchReport | None) -> Gain | None:
         before_ms=bench.a.p50_ms,
         after_ms=bench.b.p50_ms,
         device=environment.gpu or f"{environment.cpu}, {environment.affinity} processors",
-        setting=f"{environment.provider}, batch {environment.batch}{threads}".replace(
-            "1 threads", "1 thread"
-        ),
+        setting=f"{environment.provider}, batch {environment.batch}{threads}",
     )
 
 

@@ -213,6 +213,26 @@ def test_external_data_counts_as_bytes_on_disk(tmp_path):
     assert bench(path, **QUICK).a.file_bytes == total_bytes(path)
 
 
+def test_external_bytes_of_function_bodies_and_sparse_weights_count_too(tmp_path):
+    model = classifier()
+    for name, size in (("body", 8), ("values", 12), ("indices", 24)):
+        (tmp_path / f"{name}.data").write_bytes(bytes(size))
+
+    def outside(name, kind, size):
+        tensor = onnx.TensorProto(name=name, data_type=kind, dims=[size])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"{name}.data")
+        return tensor
+
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=outside("body", onnx.TensorProto.FLOAT, 2))
+    model.functions.append(onnx.helper.make_function("local", "F", [], ["c"], [constant], model.opset_import))
+    sparse = model.graph.sparse_initializer.add(dims=[9])
+    sparse.values.CopyFrom(outside("values", onnx.TensorProto.FLOAT, 3))
+    sparse.indices.CopyFrom(outside("indices", onnx.TensorProto.INT64, 3))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert total_bytes(tmp_path / "model.onnx") == (tmp_path / "model.onnx").stat().st_size + 8 + 12 + 24
+
+
 def test_what_disturbs_a_measurement_is_said():
     quiet = Activity(load_before=0.1, load_after=0.2, other_cpu=0.02, throttled=0, stolen_share=0.0)
     assert noise_warnings(quiet, cpus=4, quota=None, threads=None, floor=0.005) == []

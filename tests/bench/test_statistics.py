@@ -10,13 +10,13 @@ from lacoot_deploy.bench.statistics import (
     _resampled_medians,
     noise_floor,
     ratio_interval,
-    significant,
     smallest_detectable,
     standard_error,
     summarise,
     verdict,
     widening,
 )
+from lacoot_deploy.numerals import significant
 
 
 def timings(rng, *, ratio: float, rounds: int, pairs: int, between: float, within: float):
@@ -121,9 +121,9 @@ def test_the_standard_error_needs_two_rounds():
 
 
 def test_no_more_digits_than_asked_for():
-    assert significant(0.0476281, 1e-7, most=3) == "0.0476"
-    assert significant(20712.4, None, most=3) == "20700"
-    assert significant(0.0476281, 0.012, most=3) == "0.048"
+    assert significant(0.0476281, uncertainty=1e-7) == "0.0476"
+    assert significant(20712.4) == "20700"
+    assert significant(0.0476281, uncertainty=0.012) == "0.048"
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_no_more_digits_than_asked_for():
     ],
 )
 def test_no_more_digits_than_the_uncertainty_leaves(value, uncertainty, want):
-    assert significant(value, uncertainty) == want
+    assert significant(value, 6, uncertainty=uncertainty) == want

@@ -120,6 +120,18 @@ class TestActivationAfterTheMerge:
         g.op("Relu", g.op("Add", branch(g, x), x), output="y")
         assert not find_blocks(g.model({"y": None}))[-1].keep_relu
 
+    def test_what_a_crop_is_filled_with_counts_for_the_sign(self):
+        for fill, kept in ((-1.0, True), (0.0, False)):
+            g = GraphBuilder()
+            a = g.op("Relu", image(g))
+            roi, sizes = g.weight([0, 0, 0, 0, 1, 1, 2, 2]), g.weight([1, 4, 8, 8], dtype=np.int64)
+            crop = "tf_crop_and_resize"
+            x = g.op(
+                "Resize", a, roi, "", sizes, coordinate_transformation_mode=crop, extrapolation_value=fill
+            )
+            g.op("Relu", g.op("Add", branch(g, x), x), output="y")
+            assert find_blocks(g.model({"y": None}))[-1].keep_relu is kept
+
     def test_two_sided_clip_stays_where_the_input_may_exceed_it(self):
         g = GraphBuilder()
         x = g.op("Relu", image(g))

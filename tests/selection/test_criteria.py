@@ -11,7 +11,15 @@ from lacoot_deploy.selection.judge import Quality
 
 
 def quality(divergence=0.0, loss=None, drift=0.0):
-    return Quality(samples=10, drift=drift, divergence=divergence, agreement=None, loss=loss, accuracy=None)
+    return Quality(
+        samples=10,
+        drift=drift,
+        divergence=divergence,
+        agreement=100.0,
+        loss=loss,
+        labelled=None,
+        measure="accuracy",
+    )
 
 
 def test_the_command_line_offers_every_criterion():
@@ -20,10 +28,9 @@ def test_the_command_line_offers_every_criterion():
     assert set(OFFERED) == set(CRITERIA)
 
 
-def test_output_is_divergence_for_classifiers_and_drift_for_others():
+def test_output_is_the_distance_from_the_dense_networks_answers():
     before = quality()
     assert get_criterion("output").score(before, quality(divergence=0.3, drift=0.1)) == 0.3
-    assert get_criterion("output").score(before, quality(divergence=None, drift=0.1)) == 0.1
 
 
 def test_loss_needs_labels():

@@ -140,13 +140,6 @@ def _size(shape: Iterable[Any]) -> int:
     return math.prod(sample_value(dim) for dim in shape)
 
 
-def _attribute(node: Node, name: str, default: Any) -> Any:
-    for attr in node.proto.attribute:
-        if attr.name == name:
-            return onnx.helper.get_attribute_value(attr)
-    return default
-
-
 def _shapes(node: Node, table: ShapeTable, *places: int) -> list[Shape | None]:
     names = [node.inputs[place] if place < len(node.inputs) else "" for place in places]
     return [table.shape(name) if name else None for name in names]
@@ -171,10 +164,10 @@ def _matmul(left: int, right: int) -> Callable[[Node, ShapeTable], int | None]:
         result = table.shape(node.output)
         if result is None:
             return None
-        turned = _attribute(node, "transA", 0)
+        turned = node.attribute("transA", 0)
         inner = None if not a else a[-2 if turned and len(a) > 1 else -1]
         if not isinstance(inner, int) and b:
-            turned = _attribute(node, "transB", 0)
+            turned = node.attribute("transB", 0)
             inner = b[-1] if turned or len(b) == 1 else b[-2]
         return None if inner is None else _size(result) * sample_value(inner)
 
@@ -207,12 +200,12 @@ def _attention(node: Node, table: ShapeTable) -> int | None:
 
 
 def _blockwise(node: Node, table: ShapeTable) -> int | None:
-    result, inner = table.shape(node.output), _attribute(node, "K", None)
+    result, inner = table.shape(node.output), node.attribute("K", None)
     return None if result is None or inner is None else _size(result) * int(inner)
 
 
 def _einsum(node: Node, table: ShapeTable) -> int | None:
-    equation = _attribute(node, "equation", b"").decode().replace(" ", "")
+    equation = node.attribute("equation", b"").decode().replace(" ", "")
     terms = equation.partition("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, _shapes(node, table, *range(len(terms))), strict=True):

@@ -73,13 +73,13 @@ def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
 
 def is_depthwise(graph: GraphIndex, node: Node) -> bool:
     """Whether a convolution treats every channel by itself, as the spatial half of a separable projection does."""
-    group = next((attr.i for attr in node.proto.attribute if attr.name == "group"), 1)
+    group = node.attribute("group", 1)
     weight = graph.initializers.get(node.inputs[1]) if len(node.inputs) > 1 else None
     return group > 1 and weight is not None and len(weight.dims) > 1 and weight.dims[1] == 1
 
 
 def _has_activation(node: Node) -> bool:
-    return any(attr.name == "activation" and attr.s for attr in node.proto.attribute)
+    return bool(node.attribute("activation"))
 
 
 def between(graph: GraphIndex, source: str, target: str) -> list[Node] | None:

@@ -57,10 +57,6 @@ class Ranges:
             return self._parent.of(name)
         return ANY
 
-    def non_negative(self, name: str) -> bool:
-        """Whether the value is zero or more for every input."""
-        return self.of(name)[0] >= 0
-
     def within(self, name: str, bounds: Bounds) -> bool:
         """Whether the value lies within bounds for every input."""
         low, high = self.of(name)
@@ -73,8 +69,7 @@ class Ranges:
         if node.fused:
             low, high = _fused(self, node)
             return (low, high) if (low, high) != ANY else (math.nan, math.nan)
-        attributes = {attr.name: attr.f for attr in node.proto.attribute}
-        low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
+        low, high = node.attribute("min", -math.inf), node.attribute("max", math.inf)
         if len(node.inputs) > 1 and node.inputs[1]:
             low = self._scalar(node.inputs[1])
         if len(node.inputs) > 2 and node.inputs[2]:
@@ -121,38 +116,39 @@ def _clip(ranges: Ranges, node: Node) -> Bounds:
 
 def _fused(ranges: Ranges, node: Node) -> Bounds:
     """What the activation inside a fused operator enforces."""
-    name = next((attr.s.decode() for attr in node.proto.attribute if attr.name == "activation"), "")
-    if name in ("Relu", "Clip"):
-        given = next((list(a.floats) for a in node.proto.attribute if a.name == "activation_params"), [])
-        return (
-            (given[0], given[1])
-            if name == "Clip" and len(given) == 2
-            else (0.0, math.inf)
-            if name == "Relu"
-            else ANY
-        )
-    return {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}.get(name, ANY)
+    name = node.attribute("activation", b"").decode()
+    if name == "Clip":
+        given = node.attribute("activation_params", [])
+        return (given[0], given[1]) if len(given) == 2 else ANY
+    known = {"Relu": (0.0, math.inf), "Tanh": (-1.0, 1.0)}
+    return {**known, **dict.fromkeys(("Sigmoid", "HardSigmoid"), (0.0, 1.0))}.get(name, ANY)
 
 
 def _padded(ranges: Ranges, node: Node) -> Bounds:
     low, high = ranges.of(node.inputs[0])
     if node.op == "AveragePool":
-        counts = any(attr.name == "count_include_pad" and attr.i for attr in node.proto.attribute)
+        counts = node.attribute("count_include_pad", 0)
         return (min(low, 0.0), max(high, 0.0)) if counts else (low, high)
-    mode = next((attr.s for attr in node.proto.attribute if attr.name == "mode"), b"constant")
+    mode = node.attribute("mode", b"constant")
     if mode != b"constant":
         return (low, high)
     if len(node.inputs) > 2 and node.inputs[2]:
         fill = ranges.of(node.inputs[2])
     else:
-        value = next((attr.f for attr in node.proto.attribute if attr.name == "value"), 0.0)
+        value = node.attribute("value", 0.0)
         fill = (value, value)
     return (min(low, fill[0]), max(high, fill[1]))
 
 
 def _resize(ranges: Ranges, node: Node) -> Bounds:
-    cubic = any(attr.name == "mode" and attr.s == b"cubic" for attr in node.proto.attribute)
-    return ANY if cubic else ranges.of(node.inputs[0])
+    if node.attribute("mode") == b"cubic":
+        return ANY
+    low, high = ranges.of(node.inputs[0])
+    if node.attribute("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        # What lies outside of the crop is filled with a value of its own.
+        fill = node.attribute("extrapolation_value", 0.0)
+        return (min(low, fill), max(high, fill))
+    return (low, high)
 
 
 def _sum(ranges: Ranges, node: Node) -> Bounds:

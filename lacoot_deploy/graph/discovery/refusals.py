@@ -54,7 +54,7 @@ def _states(graph: GraphIndex) -> list[tuple[str, str]]:
     if graph.owner.op == "Loop":
         return list(zip(inputs[2:], outputs[1:], strict=False))
     if graph.owner.op == "Scan":
-        scanned = next((attr.i for attr in graph.owner.proto.attribute if attr.name == "num_scan_inputs"), 0)
+        scanned = graph.owner.attribute("num_scan_inputs", 0)
         return list(zip(inputs[: len(inputs) - scanned], outputs, strict=False))
     return []
 

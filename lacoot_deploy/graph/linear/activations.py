@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from lacoot_deploy.graph.linear.editor import Editor, attributes_of
+from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.neighbours import Neighbours, neighbours_of
 from lacoot_deploy.graph.linear.operators import Identity, read_operator
 from lacoot_deploy.graph.linear.patterns import find_regions
@@ -18,7 +18,7 @@ from lacoot_deploy.graph.model.index import ModelIndex, Node, index_model
 from lacoot_deploy.graph.model.naming import Names, Scopes, inside, join
 from lacoot_deploy.graph.model.pauses import no_cycle_search
 from lacoot_deploy.graph.model.tolerant import invalid_is_refused
-from lacoot_deploy.graph.model.walk import describe
+from lacoot_deploy.graph.model.walk import attributes_of, describe
 from lacoot_deploy.graph.surgery.channels import channel_axis
 
 _SINGLE = ops.ACTIVATIONS - {"Erf", "BiasGelu"}

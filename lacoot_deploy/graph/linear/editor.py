@@ -12,8 +12,7 @@ from onnx import helper
 import lacoot_deploy.graph.shapes.infer as static
 from lacoot_deploy.graph.model.index import index_model
 from lacoot_deploy.graph.model.pauses import no_cycle_search
-from lacoot_deploy.graph.model.segments import node_reads
-from lacoot_deploy.graph.model.walk import defined_values
+from lacoot_deploy.graph.model.walk import attributes_of, defined_values, node_reads
 from lacoot_deploy.graph.model.weights import Weights
 
 
@@ -155,16 +154,6 @@ class Editor:
             for place_ in range(len(notes) - 1, -1, -1):
                 if getattr(notes[place_], name) in gone:
                     del notes[place_]
-
-
-def has_bodies(node: onnx.NodeProto) -> bool:
-    """Whether a node holds graphs, which may read values around them by name."""
-    return any(a.HasField("g") or a.graphs for a in node.attribute)
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import onnx
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.graph.linear.editor import Editor, has_bodies
+from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.linear.operators import Connected, Convolution, Identity, Operator, read_operator
 from lacoot_deploy.graph.linear.pairs import Fusion, fuse
 from lacoot_deploy.graph.linear.parts import pair_model
@@ -18,7 +18,7 @@ from lacoot_deploy.graph.linear.records import Code, MergeRecord, Refusal, Work,
 from lacoot_deploy.graph.linear.transit import Way, way_to_features
 from lacoot_deploy.graph.model.blocks import Reason
 from lacoot_deploy.graph.model.tolerant import invalid_is_refused
-from lacoot_deploy.graph.model.walk import describe
+from lacoot_deploy.graph.model.walk import describe, has_bodies
 from lacoot_deploy.graph.surgery.carry import FREE_INITIALIZERS_SINCE_IR
 
 Mode = Literal["always", "cheaper", "never"]

@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.linear.algebra import Geometry
-from lacoot_deploy.graph.linear.editor import Editor, attributes_of
+from lacoot_deploy.graph.linear.editor import Editor
+from lacoot_deploy.graph.model.walk import attributes_of
 
 Floats = NDArray[Any]
 

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.linear.activations import Activation
-from lacoot_deploy.graph.linear.editor import attributes_of
+from lacoot_deploy.graph.model.walk import attributes_of
 from lacoot_deploy.graph.model.weights import Weights
 
 Float64 = NDArray[np.float64]

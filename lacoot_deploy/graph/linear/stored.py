@@ -9,10 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.linear.algebra import Geometry
-from lacoot_deploy.graph.linear.editor import Editor, attributes_of, set_attribute
+from lacoot_deploy.graph.linear.editor import Editor, set_attribute
 from lacoot_deploy.graph.linear.operators import Connected, Convolution, Operator, PerChannel
 from lacoot_deploy.graph.linear.transit import Way
-from lacoot_deploy.graph.model.walk import describe
+from lacoot_deploy.graph.model.walk import attributes_of, describe
 
 Floats = NDArray[Any]
 

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lacoot_deploy.graph.linear.editor import Editor, attributes_of
+from lacoot_deploy.graph.linear.editor import Editor
 from lacoot_deploy.graph.model.blocks import Shape
+from lacoot_deploy.graph.model.walk import attributes_of
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from lacoot_deploy.graph.model import ops
-from lacoot_deploy.graph.model.order import captured, sorted_nodes
+from lacoot_deploy.graph.model.order import sorted_nodes
+from lacoot_deploy.graph.model.walk import attribute, body_reads, describe, subgraphs
 
 if TYPE_CHECKING:
     from lacoot_deploy.graph.model.table import ShapeTable
@@ -66,9 +67,11 @@ class Node:
     @property
     def label(self) -> str:
         """The node's name, or `OpType:output` where it has none."""
-        if self.name:
-            return self.name
-        return f"{self.proto.op_type}:{next((name for name in self.proto.output if name), '')}"
+        return describe(self.proto)
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute, or the default."""
+        return attribute(self.proto, name, default)
 
 
 @dataclass(eq=False)
@@ -227,13 +230,7 @@ def _index_graph(
             tensor = _constant_tensor(proto)
             if tensor is not None:
                 index.initializers[proto.output[0]] = tensor
-        inner = [
-            (attr.name, body)
-            for attr in proto.attribute
-            for body in ([attr.g] if attr.HasField("g") else attr.graphs)
-        ]
-        seen = captured(inner) if inner else ()
-        for node in _nodes(proto, operands, results, seen, len(index.nodes), index.initializers):
+        for node in _nodes(proto, operands, results, len(index.nodes), index.initializers):
             index.nodes.append(node)
             for name in node.outputs:
                 if name:
@@ -244,7 +241,7 @@ def _index_graph(
                     index.consumers[name] = [node]
                 else:
                     readers.append(node)
-        bodies.extend((index.nodes[-1], name, body) for name, body in inner)
+        bodies.extend((index.nodes[-1], name, body) for name, body in subgraphs(proto))
     for node, name, body in bodies:
         _index_graph(body, index, node, name, found)
     return index
@@ -254,7 +251,6 @@ def _nodes(
     proto: onnx.NodeProto,
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
-    captured: tuple[str, ...],
     start: int,
     constants: Container[str],
 ) -> tuple[Node, ...]:
@@ -263,6 +259,7 @@ def _nodes(
     domain = "" if domain == "ai.onnx" else domain
     parts = _parts(proto, domain, inputs, outputs, constants) if op in ops.FUSED else ()
     if not parts:
+        captured = body_reads(proto)
         data = ops.data_inputs(op, domain, inputs) + captured
         return (Node(start, op, domain, proto.name, inputs, outputs, captured, data, proto),)
     return tuple(
@@ -289,9 +286,8 @@ def _parts(
     outputs: tuple[str, ...],
     constants: Container[str],
 ) -> ops.Parts:
-    activation = next(
-        (attr.s.decode(errors="replace") for attr in proto.attribute if attr.name == "activation"), ""
-    )
+    activation = attribute(proto, "activation", b"")
+    activation = activation.decode(errors="replace") if isinstance(activation, bytes) else ""
     return ops.split_fused(
         proto.op_type, domain, inputs, outputs, hidden=HIDDEN, activation=activation, constants=constants
     )
@@ -299,20 +295,17 @@ def _parts(
 
 def _constant_tensor(proto: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a `Constant` node in whichever attribute it is written; None for a sparse or string one."""
+    make, name = onnx.helper.make_tensor, proto.output[0]
     for attr in proto.attribute:
         if attr.name == "value":
             tensor: onnx.TensorProto = attr.t
             return tensor
         if attr.name == "value_float":
-            return onnx.helper.make_tensor(proto.output[0], onnx.TensorProto.FLOAT, [], [attr.f])
+            return make(name, onnx.TensorProto.FLOAT, [], [attr.f])
         if attr.name == "value_int":
-            return onnx.helper.make_tensor(proto.output[0], onnx.TensorProto.INT64, [], [attr.i])
+            return make(name, onnx.TensorProto.INT64, [], [attr.i])
         if attr.name == "value_floats":
-            return onnx.helper.make_tensor(
-                proto.output[0], onnx.TensorProto.FLOAT, [len(attr.floats)], attr.floats
-            )
+            return make(name, onnx.TensorProto.FLOAT, [len(attr.floats)], attr.floats)
         if attr.name == "value_ints":
-            return onnx.helper.make_tensor(
-                proto.output[0], onnx.TensorProto.INT64, [len(attr.ints)], attr.ints
-            )
+            return make(name, onnx.TensorProto.INT64, [len(attr.ints)], attr.ints)
     return None

@@ -1,4 +1,4 @@
-"""The nodes of a graph in topological order, and what the bodies inside a node read from around it."""
+"""The nodes of a graph in topological order."""
 
 from __future__ import annotations
 
@@ -7,33 +7,7 @@ import heapq
 import onnx
 
 from lacoot_deploy.errors import InputError
-
-
-def captured(bodies: list[tuple[str, onnx.GraphProto]]) -> tuple[str, ...]:
-    """Values that bodies, at any depth, read from outside, in order of first use."""
-    found: dict[str, None] = {}
-    for _, body in bodies:
-        for name in _free_names(body):
-            found.setdefault(name)
-    return tuple(found)
-
-
-def _free_names(body: onnx.GraphProto) -> dict[str, None]:
-    bound = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    bound |= {tensor.values.name for tensor in body.sparse_initializer}
-    bound |= {name for node in body.node for name in node.output}
-    free: dict[str, None] = {}
-    for node in body.node:
-        inner = [g for attr in node.attribute for g in ([attr.g] if attr.HasField("g") else attr.graphs)]
-        reads: list[str] = [*node.input, *(name for graph in inner for name in _free_names(graph))]
-        for name in reads:
-            if name and name not in bound:
-                free.setdefault(name)
-    for value in body.output:
-        if value.name not in bound:
-            free.setdefault(value.name)
-    return free
-
+from lacoot_deploy.graph.model.walk import body_reads
 
 Entry = tuple[onnx.NodeProto, tuple[str, ...], tuple[str, ...]]
 
@@ -52,12 +26,12 @@ def sorted_nodes(graph: onnx.GraphProto) -> list[Entry]:
                 raise InputError(f"The model is not valid: {name} is computed by two nodes.")
     late = made.get
     if all(late(name, -1) < i for i, (_, operands, _) in enumerate(nodes) for name in operands) and all(
-        late(name, -1) < i for i, (node, _, _) in enumerate(nodes) for name in _captured_of(node)
+        late(name, -1) < i for i, (node, _, _) in enumerate(nodes) for name in body_reads(node)
     ):
         return nodes
     order = _kahn(
         [
-            {made[name] for name in (*operands, *_captured_of(node)) if name in made}
+            {made[name] for name in (*operands, *body_reads(node)) if name in made}
             for node, operands, _ in nodes
         ]
     )
@@ -67,12 +41,6 @@ def sorted_nodes(graph: onnx.GraphProto) -> list[Entry]:
             f"The model is not valid: to compute {name}, its nodes read one another in a circle."
         )
     return [nodes[i] for i in order]
-
-
-def _captured_of(node: onnx.NodeProto) -> tuple[str, ...]:
-    if not node.attribute or not any(attr.HasField("g") or attr.graphs for attr in node.attribute):
-        return ()
-    return captured([("", g) for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)])
 
 
 def _kahn(needs: list[set[int]]) -> list[int]:

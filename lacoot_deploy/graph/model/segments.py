@@ -6,13 +6,14 @@ once, a removed block costs nothing, and no session is built anew for a candidat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block
+from lacoot_deploy.graph.model.walk import node_reads
 
 
 @dataclass(frozen=True)
@@ -137,24 +138,6 @@ def region(
             after.add(i)
             reached.update(nodes[i].output)
     return after
-
-
-def node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Names of the outer values that a node reads, those read inside its subgraphs included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            names.extend(_captures(graph))
-    return tuple(dict.fromkeys(names))
-
-
-def _captures(graph: onnx.GraphProto) -> Iterable[str]:
-    local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    local |= {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
-        yield from (name for name in node_reads(node) if name not in local)
-        local.update(node.output)
-    yield from (value.name for value in graph.output if value.name and value.name not in local)
 
 
 def _constant_nodes(

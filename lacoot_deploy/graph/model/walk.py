@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import onnx
 
@@ -18,6 +19,11 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
             yield attribute.name, attribute.g
         for number, graph in enumerate(attribute.graphs):
             yield f"{attribute.name}[{number}]", graph
+
+
+def has_bodies(node: onnx.NodeProto) -> bool:
+    """Whether a node holds graphs, which may read values around them by name."""
+    return any(True for _ in subgraphs(node))
 
 
 def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -53,22 +59,47 @@ def defined_values(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def read_values(graph: onnx.GraphProto) -> set[str]:
-    """Names that a graph reads: its outputs, its nodes' inputs, and what the graphs inside read from around them."""
-    names = {value.name for value in graph.output}
+def read_values(graph: onnx.GraphProto) -> dict[str, None]:
+    """Names that a graph reads: its nodes' inputs, what the graphs inside read from around them, and its outputs."""
+    names: dict[str, None] = {}
     for node in graph.node:
-        names.update(node.input)
-        for _, inner in subgraphs(node):
-            names.update(outer_reads(inner))
+        names.update(dict.fromkeys((*node.input, *body_reads(node))))
+    names.update(dict.fromkeys(value.name for value in graph.output))
     for annotation in graph.quantization_annotation:
-        names.update(entry.value for entry in annotation.quant_parameter_tensor_names)
-    names.discard("")
+        names.update(dict.fromkeys(entry.value for entry in annotation.quant_parameter_tensor_names))
+    names.pop("", None)
     return names
 
 
-def outer_reads(graph: onnx.GraphProto) -> set[str]:
-    """Names that a graph reads and does not define."""
-    return read_values(graph) - defined_values(graph)
+def outer_reads(graph: onnx.GraphProto) -> dict[str, None]:
+    """Names that a graph, or one inside it, reads and does not define, in the order of first use."""
+    defined = defined_values(graph)
+    return {name: None for name in read_values(graph) if name not in defined}
+
+
+def body_reads(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Names that the graphs inside a node read from around it, in the order of first use."""
+    if not node.attribute:
+        return ()
+    return tuple(dict.fromkeys(name for _, inner in subgraphs(node) for name in outer_reads(inner)))
+
+
+def node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Names of the values that a node reads, those that the graphs inside it read from around it included."""
+    return tuple(dict.fromkeys((*filter(None, node.input), *body_reads(node))))
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute in Python's types (text as bytes), or the default."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
+    return default
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """All attributes of a node by name."""
+    return {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
 
 
 def describe(node: onnx.NodeProto) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.graph.model.segments import node_reads
+from lacoot_deploy.graph.model.walk import node_reads
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 """Element types that weights can be worked out anew in."""

@@ -15,6 +15,7 @@ from lacoot_deploy.graph.model.blocks import Dim, Shape
 from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex
 from lacoot_deploy.graph.model.skeleton import skeleton
 from lacoot_deploy.graph.model.table import ShapeTable
+from lacoot_deploy.graph.model.walk import subgraphs
 from lacoot_deploy.graph.shapes.dims import bounded
 from lacoot_deploy.graph.shapes.symbolic import propagate
 from lacoot_deploy.graph.shapes.values import ShapeValues
@@ -63,20 +64,15 @@ def _covers(table: ShapeTable, model: ModelIndex) -> bool:
     return len(model.graphs) == 1 and not model.functions and all(name in table for name in names)
 
 
-Route = tuple[tuple[int, str, int], ...]
+Route = tuple[str, ...]
 
 
 def _route(graph: GraphIndex) -> Route:
     """Path to a body by output name, which survives the copy that is inferred on."""
-    parts: list[tuple[int, str, int]] = []
+    parts: list[str] = []
     at = graph
     while at.parent is not None and at.owner is not None:
-        proto = at.owner.proto
-        for attr in proto.attribute:
-            if attr.name == at.attribute:
-                for number, body in enumerate([attr.g] if attr.HasField("g") else attr.graphs):
-                    if body is at.graph:
-                        parts.append((0, f"{next(iter(proto.output), '')}|{attr.name}", number))
+        parts.append(f"{next(iter(at.owner.proto.output), '')}|{at.attribute}")
         at = at.parent
     return tuple(reversed(parts))
 
@@ -90,9 +86,8 @@ def _pair_bodies(model: onnx.ModelProto | None) -> dict[Route, onnx.GraphProto]:
         route, graph = stack.pop()
         found[route] = graph
         for node in graph.node:
-            for attr in node.attribute:
-                for number, body in enumerate([attr.g] if attr.HasField("g") else attr.graphs):
-                    stack.append(((*route, (0, f"{next(iter(node.output), '')}|{attr.name}", number)), body))
+            for name, body in subgraphs(node):
+                stack.append(((*route, f"{next(iter(node.output), '')}|{name}"), body))
     return found
 
 

@@ -12,7 +12,6 @@ from lacoot_deploy.graph.shapes.values import ShapeValues, slices
 from lacoot_deploy.graph.shapes.windows import (
     Lookup,
     Shapes,
-    attribute,
     conv,
     conv_transpose,
     global_pool,
@@ -68,15 +67,15 @@ def _fused_matmul(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return ()
-    if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
+    if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
         return ()
     batch = broadcast(a[:-2], b[:-2])
-    rows = a[-1] if attribute(node, "transA", 0) else a[-2]
-    return () if batch is None else ((*batch, rows, b[-2] if attribute(node, "transB", 0) else b[-1]),)
+    rows = a[-1] if node.attribute("transA", 0) else a[-2]
+    return () if batch is None else ((*batch, rows, b[-2] if node.attribute("transB", 0) else b[-1]),)
 
 
 def _blockwise(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape, width = lookup(node.inputs[0]), attribute(node, "N", None)
+    shape, width = lookup(node.inputs[0]), node.attribute("N", None)
     return () if shape is None or width is None else ((*shape[:-1], width),)
 
 
@@ -89,14 +88,14 @@ def _gemm(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     a, b = lookup(node.inputs[0]), lookup(node.inputs[1])
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         return ()
-    return ((a[1] if attribute(node, "transA", 0) else a[0], b[0] if attribute(node, "transB", 0) else b[1]),)
+    return ((a[1] if node.attribute("transA", 0) else a[0], b[0] if node.attribute("transB", 0) else b[1]),)
 
 
 def _transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    order = attribute(node, "perm", list(range(len(shape)))[::-1])
+    order = node.attribute("perm", list(range(len(shape)))[::-1])
     return (tuple(shape[axis] for axis in order),) if len(order) == len(shape) else ()
 
 
@@ -105,7 +104,7 @@ def _reshape(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     target = values.numbers(node.inputs[1])
     if target is None:
         return ()
-    if not attribute(node, "allowzero", 0):
+    if not node.attribute("allowzero", 0):
         target = [
             (shape[place] if shape is not None and place < len(shape) else None) if dim == 0 else dim
             for place, dim in enumerate(target)
@@ -128,7 +127,7 @@ def _flatten(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    axis = attribute(node, "axis", 1)
+    axis = node.attribute("axis", 1)
     axis = axis + len(shape) if axis < 0 else axis
     return ((dims.product(shape[:axis]), dims.product(shape[axis:])),)
 
@@ -138,7 +137,7 @@ def _axes(node: Node, values: ShapeValues) -> list[int] | None:
     if len(node.inputs) > 1 and node.inputs[1]:
         found = values.numbers(node.inputs[1])
         return None if found is None or not all(isinstance(axis, int) for axis in found) else found
-    return list(attribute(node, "axes", []))
+    return list(node.attribute("axes", []))
 
 
 def _squeeze(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
@@ -166,10 +165,10 @@ def _reduce(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape, axes = lookup(node.inputs[0]), _axes(node, values)
     if shape is None or axes is None:
         return ()
-    if not axes and attribute(node, "noop_with_empty_axes", 0):
+    if not axes and node.attribute("noop_with_empty_axes", 0):
         return (shape,)
     gone = {axis % len(shape) for axis in axes} or set(range(len(shape)))
-    if attribute(node, "keepdims", 1):
+    if node.attribute("keepdims", 1):
         return (tuple(1 if axis in gone else dim for axis, dim in enumerate(shape)),)
     return (tuple(dim for axis, dim in enumerate(shape) if axis not in gone),)
 
@@ -215,10 +214,10 @@ def _split(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None:
         return ()
-    axis = attribute(node, "axis", 0) % len(shape)
+    axis = node.attribute("axis", 0) % len(shape)
     sizes = values.numbers(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     if sizes is None:
-        sizes = list(attribute(node, "split", []))
+        sizes = list(node.attribute("split", []))
     if len(sizes) != len(node.outputs):
         if len(node.inputs) > 1 and node.inputs[1]:
             return ()
@@ -237,7 +236,7 @@ def _concat(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     if not known or len({len(part) for part in known}) != 1:
         return ()
     rank = len(known[0])
-    axis = attribute(node, "axis", 0) % rank
+    axis = node.attribute("axis", 0) % rank
     result: list[Dim] = []
     for place in range(rank):
         column = [part[place] for part in known]
@@ -257,7 +256,7 @@ def _gather(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     data, where = lookup(node.inputs[0]), lookup(node.inputs[1])
     if data is None or where is None:
         return ()
-    axis = attribute(node, "axis", 0) % len(data)
+    axis = node.attribute("axis", 0) % len(data)
     return ((*data[:axis], *where, *data[axis + 1 :]),)
 
 
@@ -287,7 +286,7 @@ def _pad(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     if shape is None:
         return ()
     rank = len(shape)
-    pads = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else list(attribute(node, "pads", []))
+    pads = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else list(node.attribute("pads", []))
     axes = values.numbers(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else list(range(rank))
     if pads is None or axes is None or len(pads) != 2 * len(axes):
         return ()
@@ -298,7 +297,7 @@ def _pad(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
 
 
 def _depth_to_space(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
-    shape, size = lookup(node.inputs[0]), attribute(node, "blocksize", 1)
+    shape, size = lookup(node.inputs[0]), node.attribute("blocksize", 1)
     if shape is None or len(shape) != 4:
         return ()
     change = dims.multiply if node.op == "DepthToSpace" else dims.divide

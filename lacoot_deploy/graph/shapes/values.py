@@ -89,18 +89,11 @@ def _objects(array: NDArray[Any]) -> Value:
     return result
 
 
-def _attribute(node: Node, name: str, default: Any) -> Any:
-    for attr in node.proto.attribute:
-        if attr.name == name:
-            return onnx.helper.get_attribute_value(attr)
-    return default
-
-
 def _shape_op(values: ShapeValues, node: Node) -> Value | None:
     shape = values.shape_of(node.inputs[0])
     if shape is None:
         return None
-    part = shape[_attribute(node, "start", 0) : _attribute(node, "end", None)]
+    part = shape[node.attribute("start", 0) : node.attribute("end", None)]
     result = np.empty(len(part), dtype=object)
     result[:] = part
     return result
@@ -163,7 +156,7 @@ def _cast(values: ShapeValues, node: Node) -> Value | None:
     value = values.get(node.inputs[0])
     if value is None:
         return None
-    to = _attribute(node, "to", 0)
+    to = node.attribute("to", 0)
     kinds = onnx.TensorProto
 
     def convert(entry: Any) -> Any:
@@ -192,7 +185,7 @@ def _gather(values: ShapeValues, node: Node) -> Value | None:
     ):
         return None
     try:
-        return _wrap(np.take(data, where.astype(np.int64), axis=_attribute(node, "axis", 0)))
+        return _wrap(np.take(data, where.astype(np.int64), axis=node.attribute("axis", 0)))
     except (IndexError, ValueError):
         return None
 
@@ -222,8 +215,8 @@ def slices(values: ShapeValues, node: Node, rank: int) -> dict[int, tuple[Any, A
         has_axes = len(node.inputs) > 3 and bool(node.inputs[3])
         steps = values.numbers(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] else None
     else:
-        starts, ends = list(_attribute(node, "starts", [])), list(_attribute(node, "ends", []))
-        axes, steps = _attribute(node, "axes", None), None
+        starts, ends = list(node.attribute("starts", [])), list(node.attribute("ends", []))
+        axes, steps = node.attribute("axes", None), None
         has_axes = axes is not None
     if has_axes and axes is None:
         return None
@@ -263,7 +256,7 @@ def _unsqueeze(values: ShapeValues, node: Node) -> Value | None:
     value = values.get(node.inputs[0])
     if value is None or value.ndim > 1:
         return None
-    axes = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else _attribute(node, "axes", None)
+    axes = values.numbers(node.inputs[1]) if len(node.inputs) > 1 else node.attribute("axes", None)
     if axes is None or not all(isinstance(axis, int) for axis in axes):
         return None
     rank = value.ndim + len(axes)
@@ -296,7 +289,7 @@ def _fill(values: ShapeValues, node: Node) -> Value | None:
         or math.prod(shape) > MAX_ELEMENTS
     ):
         return None
-    tensor = _attribute(node, "value", None)
+    tensor = node.attribute("value", None)
     entry = 0.0 if tensor is None else onnx.numpy_helper.to_array(tensor).reshape(-1).tolist()[0]
     return np.full(shape, entry, dtype=object)
 
@@ -322,12 +315,12 @@ def _reduce_prod(values: ShapeValues, node: Node) -> Value | None:
     if value is None or value.ndim > 1 or any(isinstance(entry, float) for entry in value.reshape(-1)):
         return None
     total = _scalar(dims.product(value.reshape(-1)))
-    return total.reshape(1) if _attribute(node, "keepdims", 1) and value.ndim else total
+    return total.reshape(1) if node.attribute("keepdims", 1) and value.ndim else total
 
 
 def _transpose(values: ShapeValues, node: Node) -> Value | None:
     value = values.get(node.inputs[0])
-    return None if value is None else np.transpose(value, _attribute(node, "perm", None))
+    return None if value is None else np.transpose(value, node.attribute("perm", None))
 
 
 def _range(values: ShapeValues, node: Node) -> Value | None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import onnx
 
 from lacoot_deploy.graph.model.blocks import Dim, Shape
 from lacoot_deploy.graph.model.index import Node
@@ -16,24 +13,16 @@ Lookup = Callable[[str], "Shape | None"]
 Shapes = tuple["Shape | None", ...]
 
 
-def attribute(node: Node, name: str, default: Any) -> Any:
-    """The value of a node's attribute, or the default."""
-    for attr in node.proto.attribute:
-        if attr.name == name:
-            return onnx.helper.get_attribute_value(attr)
-    return default
-
-
 def _window(node: Node, shape: Shape | None, kernel: list[int] | None, channels: Dim) -> Shapes:
     """Convolutions and pools: every spatial size shrinks by the window's extent, then by the stride."""
     if shape is None or kernel is None or len(shape) != len(kernel) + 2:
         return ()
     rank = len(kernel)
-    strides = attribute(node, "strides", [1] * rank)
-    dilations = attribute(node, "dilations", [1] * rank)
-    pads = attribute(node, "pads", [0] * (2 * rank))
-    auto = attribute(node, "auto_pad", b"NOTSET")
-    rounding = "ceil" if attribute(node, "ceil_mode", 0) else "floor"
+    strides = node.attribute("strides", [1] * rank)
+    dilations = node.attribute("dilations", [1] * rank)
+    pads = node.attribute("pads", [0] * (2 * rank))
+    auto = node.attribute("auto_pad", b"NOTSET")
+    rounding = "ceil" if node.attribute("ceil_mode", 0) else "floor"
     spatial: list[Dim] = []
     for axis in range(rank):
         size = shape[axis + 2]
@@ -82,10 +71,10 @@ def conv_transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     if any(attr.name in ("output_shape", "auto_pad") for attr in node.proto.attribute):
         return ()
     rank = len(shape) - 2
-    strides = attribute(node, "strides", [1] * rank)
-    dilations = attribute(node, "dilations", [1] * rank)
-    pads = attribute(node, "pads", [0] * (2 * rank))
-    extra = attribute(node, "output_padding", [0] * rank)
+    strides = node.attribute("strides", [1] * rank)
+    dilations = node.attribute("dilations", [1] * rank)
+    pads = node.attribute("pads", [0] * (2 * rank))
+    extra = node.attribute("output_padding", [0] * rank)
     spatial: list[Dim] = []
     for axis in range(rank):
         kernel = weight[axis + 2]
@@ -94,7 +83,7 @@ def conv_transpose(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
         extent = dilations[axis] * (kernel - 1) + 1
         grown = extent + extra[axis] - pads[axis] - pads[axis + rank] - strides[axis]
         spatial.append(dims.add(dims.multiply(shape[axis + 2], strides[axis]), grown))
-    return ((shape[0], dims.multiply(weight[1], attribute(node, "group", 1)), *spatial),)
+    return ((shape[0], dims.multiply(weight[1], node.attribute("group", 1)), *spatial),)
 
 
 def pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
@@ -102,7 +91,7 @@ def pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     shape = lookup(node.inputs[0])
     if shape is None or len(shape) < 3:
         return ()
-    return _window(node, shape, attribute(node, "kernel_shape", None), shape[1])
+    return _window(node, shape, node.attribute("kernel_shape", None), shape[1])
 
 
 def global_pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
@@ -114,14 +103,14 @@ def global_pool(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
 def resize(node: Node, lookup: Lookup, values: ShapeValues) -> Shapes:
     """Shape of a resized value."""
     shape = lookup(node.inputs[0])
-    if shape is None or attribute(node, "axes", None) is not None:
+    if shape is None or node.attribute("axes", None) is not None:
         return ()
     if len(node.inputs) > 3 and node.inputs[3]:
         sizes = values.numbers(node.inputs[3])
         return () if sizes is None or len(sizes) != len(shape) else (tuple(sizes),)
     at = 1 if node.op == "Upsample" else 2
     scales = values.numbers(node.inputs[at]) if len(node.inputs) > at and node.inputs[at] else None
-    scales = scales or list(attribute(node, "scales", []))
+    scales = scales or list(node.attribute("scales", []))
     if len(scales) != len(shape):
         return ()
     result: list[Dim] = []

@@ -93,7 +93,7 @@ def carry_over(model: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...
         InputError: The wiring has its surviving nodes in another order, or reads a value that nothing defines.
     """
     nodes = {f"{NODE_KEY}{number}": node for number, node in enumerate(walk_nodes(model.graph))}
-    reads, defined = read_values(model.graph), defined_values(model.graph)
+    reads, defined = set(read_values(model.graph)), defined_values(model.graph)
     undefined = reads - defined
     called = _called_functions(model)
     changes: list[str] = []
@@ -125,7 +125,7 @@ def _carry_graph(
 
     `known` are those that it reads and defines now.
     """
-    reads, defined = known or (read_values(graph), defined_values(graph))
+    reads, defined = known or (set(read_values(graph)), defined_values(graph))
     before = len(changes)
     kept = {node.name for node in after.node}
     renames: dict[str, str] = {}
@@ -150,7 +150,7 @@ def _carry_graph(
     _carry_initializers(graph, after, changes)
     if len(changes) == before:
         return reads, defined
-    now = read_values(graph), defined_values(graph)
+    now = set(read_values(graph)), defined_values(graph)
     _drop_dead_values(graph, reads - now[0], defined - now[1], renames, ir_version)
     return now
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import onnx
-from onnx import helper
+
+from lacoot_deploy.graph.model.walk import attribute
 
 _ELEMENTWISE = {
     "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Elu", "Selu", "Gelu", "Erf", "HardSwish", "HardSigmoid",
@@ -55,8 +56,7 @@ def channel_axis(model: onnx.ModelProto, value: str, rank: int | None) -> int | 
                     continue
                 return axes[-1]
             if axes is not None and node.op_type == "Transpose":
-                perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-                perm = perm or list(range(len(axes)))[::-1]
+                perm = attribute(node, "perm") or list(range(len(axes)))[::-1]
                 if len(perm) == len(axes):
                     _follow(node, tuple(axes[p] for p in perm), queue, seen)
             elif axes is not None and node.op_type == "ReduceMean":
@@ -85,15 +85,13 @@ def _follow(
 
 def _reduced_axes(node: onnx.NodeProto, model: onnx.ModelProto, rank: int) -> set[int]:
     """The axes that a reduction runs over; empty where they are not constant."""
-    axes = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "axes"), None)
+    axes = attribute(node, "axes")
     if axes is None and len(node.input) > 1:
         name = node.input[1]
         tensor = next((t for t in model.graph.initializer if t.name == name), None)
         if tensor is None:
             maker = next((n for n in model.graph.node if n.op_type == "Constant" and name in n.output), None)
-            tensor = (
-                None if maker is None else next((a.t for a in maker.attribute if a.name == "value"), None)
-            )
+            tensor = None if maker is None else attribute(maker, "value")
         if tensor is None:
             return set()
         axes = list(onnx.numpy_helper.to_array(tensor).ravel())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.walk import attribute, attributes_of
 from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 Float64 = NDArray[np.float64]
@@ -179,7 +180,7 @@ class _Ranges:
         return self._array(node.input[slot])
 
     def _clip(self, node: onnx.NodeProto, value: Range) -> Range:
-        limits = {a.name: float(a.f) for a in node.attribute}
+        limits = attributes_of(node)
         low, high = self._optional(node, 1, -np.inf), self._optional(node, 2, np.inf)
         if low is None or high is None:
             return ANY
@@ -193,7 +194,7 @@ class _Ranges:
         weights, bias = self._array(node.input[1]), self._optional(node, 2, 0.0)
         if weights is None or bias is None or (value.axis != 1 and len(value.low) > 1):
             return ANY
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         group = int(attributes.get("group", 1))
         low, high = value.low, value.high
         padded = any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET") not in (
@@ -211,7 +212,7 @@ class _Ranges:
 
     def _product(self, node: onnx.NodeProto, value: Range) -> Range:
         weights = self._array(node.input[1])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         if weights is None or weights.ndim != 2 or attributes.get("transA", 0):
             return ANY
         if any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
@@ -233,7 +234,7 @@ class _Ranges:
         if any(array is None for array in arrays) or (value.axis != 1 and len(value.low) > 1):
             return ANY
         scale, bias, mean, variance = (np.asarray(array) for array in arrays)
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        epsilon = attribute(node, "epsilon", 1e-5)
         factor = scale / np.sqrt(variance + epsilon)
         low, high = _times(value, Range(factor, factor))
         return Range(low + bias - factor * mean, high + bias - factor * mean)

@@ -11,7 +11,15 @@ import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block, Form, ResidualUnit
-from lacoot_deploy.graph.model.walk import describe, initializer_names, subgraphs, walk_graphs, walk_nodes
+from lacoot_deploy.graph.model.walk import (
+    attribute,
+    attributes_of,
+    describe,
+    initializer_names,
+    subgraphs,
+    walk_graphs,
+    walk_nodes,
+)
 from lacoot_deploy.graph.surgery.carry import FREE_INITIALIZERS_SINCE_IR, NODE_KEY
 from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 from lacoot_deploy.graph.surgery.norms import DEFAULT_EPSILON, FUSED_MERGES, NORM_OUTPUT, SUM_OUTPUT, add_norm
@@ -181,7 +189,7 @@ class Cutter:
     def _put_norm(self, chain: Chain, fused: Any, block: Block, scope: Scope) -> None:
         output = fused.outputs[NORM_OUTPUT]
         proto = self._protos[fused.name]
-        epsilon = next((a.f for a in proto.attribute if a.name == "epsilon"), DEFAULT_EPSILON)
+        epsilon = attribute(proto, "epsilon", DEFAULT_EPSILON)
         chain = self._chain_from(chain.value, block.name)
         add_norm(
             chain, fused, epsilon=epsilon, opset=self._opset, known_ops=self._known_ops, dtype=block.dtype
@@ -211,7 +219,7 @@ class Cutter:
             chain.add("Relu")
         elif last.op == "Clip":
             bounds = [self.resolve(bound) for bound in last.inputs[1:]]
-            chain.add("Clip", *bounds, **{a.name: a.f for a in self._protos[last.name].attribute})
+            chain.add("Clip", *bounds, **attributes_of(self._protos[last.name]))
 
     def _put(self, chain: Chain, target: Any, producer: Any, scope: Scope) -> None:
         """Let the readers of `target` read the chain: its last node takes over the name, or they read its start."""

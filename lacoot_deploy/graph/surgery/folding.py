@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block
+from lacoot_deploy.graph.model.walk import attribute
 from lacoot_deploy.graph.model.weights import Weights
 from lacoot_deploy.graph.surgery.carry import FREE_INITIALIZERS_SINCE_IR
 from lacoot_deploy.graph.surgery.cuts import Refit, Repair
@@ -71,7 +71,7 @@ class Folder:
         if node.op_type == "Conv" and self._weights.has(node, 1):
             if len(node.input) > 2 and node.input[2] and not self._weights.has(node, 2):
                 return None
-            return Fold(1, _attribute(node, "group", 1) == 1, i, 1, i, 2)
+            return Fold(1, attribute(node, "group", 1) == 1, i, 1, i, 2)
         if node.op_type == "Gemm" and self._weights.has(node, 1) and self._plain_gemm(node):
             return Fold(1, True, i, 1, i, 2)
         if node.op_type == "BatchNormalization" and len(node.output) == 1:
@@ -98,13 +98,13 @@ class Folder:
 
     def _plain_gemm(self, node: onnx.NodeProto) -> bool:
         weight = self._weights.tensor(node.input[1])
-        outputs = weight.dims[0] if _attribute(node, "transB", 0) else weight.dims[1]
+        outputs = weight.dims[0] if attribute(node, "transB", 0) else weight.dims[1]
         biased = len(node.input) > 2 and bool(node.input[2])
         if biased and not (
             self._weights.has(node, 2) and list(self._weights.tensor(node.input[2]).dims) == [outputs]
         ):
             return False
-        return all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        return all(attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
 
     def _sole(self, value: str) -> int | None:
         """The node that gives a value which nothing but one node reads."""
@@ -127,7 +127,7 @@ class Folder:
         has_bias = len(adder.input) > place.bias_slot and bool(adder.input[place.bias_slot])
         # The output channels: the first axis of a convolution's weights and of a transposed Gemm's, else the last.
         first = node.op_type in ("Conv", "BatchNormalization") or (
-            node.op_type == "Gemm" and bool(_attribute(node, "transB", 0))
+            node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
         )
         outputs = weight.shape[0 if first else -1]
         if len(repair.shift) != outputs:
@@ -176,10 +176,3 @@ def fold_refits(model: onnx.ModelProto, refits: Sequence[Refit], *, folder: Path
     for refit in refits:
         index.fold(refit.block, refit.repair)
     index.drop_unread()
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return onnx.helper.get_attribute_value(attribute)
-    return default

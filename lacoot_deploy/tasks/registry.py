@@ -1,0 +1,115 @@
+"""The tasks by name, and the choice among them: named by the user, or found from outputs and labels.
+
+A task is one file and one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lacoot_deploy.data.types import Samples
+from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.tasks.base import Facts, Task, Unfit
+from lacoot_deploy.tasks.classification import Classification
+from lacoot_deploy.tasks.regression import Regression
+
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression)}
+"""In the order in which they are tried where none is named."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What the user says about the task.
+
+    Attributes:
+        name: `NAME`, `NAME:MEASURE` or `python:module:object`; None to find it from outputs and labels.
+        outputs: The outputs that count; None for all.
+        trust_labels: Whether labels are believed although the dense network is no better than guessing.
+    """
+
+    name: str | None = None
+    outputs: tuple[str, ...] | None = None
+    trust_labels: bool = False
+
+
+def fit_task(
+    outputs: Mapping[str, NDArray[Any]], samples: Samples, options: TaskOptions | None = None
+) -> Task:
+    """The task that the user named, or that outputs and labels speak for.
+
+    Args:
+        outputs: The dense network's outputs on the samples, [n, ...] each.
+        samples: Samples with their labels, if any.
+        options: What the user said; None for nothing.
+
+    Raises:
+        UsageError: There is no such task, measure or output.
+        InputError: The named task does not fit, or none fits the labels; the message says why.
+    """
+    options = options or TaskOptions()
+    judged = chosen_outputs(outputs, options.outputs)
+    facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
+    if options.name is None:
+        return _found(facts, samples)
+    kind, measure = kind_of(options.name)
+    task = kind.fit(facts)
+    if isinstance(task, Unfit):
+        raise InputError(f"The task {kind.name} does not fit: {task.reason}. It is for {kind.wants}.")
+    return task if measure is None else task.with_measure(measure)
+
+
+def kind_of(name: str) -> tuple[type[Task], str | None]:
+    """The kind of task that a name stands for, and the measure that it asks for, if any.
+
+    Args:
+        name: `NAME`, `NAME:MEASURE` or `python:module:object`.
+
+    Raises:
+        UsageError: There is no such task.
+        InputError: The user's own cannot be imported.
+    """
+    kind, _, measure = name.partition(":")
+    if kind not in TASKS:
+        raise UsageError(
+            f"There is no task {name!r}; use one of {', '.join(TASKS)}, each with :MEASURE behind it if you like, or "
+            f"python:module:object."
+        )
+    return TASKS[kind], measure or None
+
+
+def chosen_outputs(
+    outputs: Mapping[str, NDArray[Any]], names: tuple[str, ...] | None
+) -> dict[str, NDArray[Any]]:
+    """The outputs of those names, in the model's order; all for None.
+
+    Raises:
+        UsageError: There is no such output.
+    """
+    unknown = [name for name in names or () if name not in outputs]
+    if unknown:
+        raise UsageError(
+            f"There is no output {unknown[0]!r} to judge by; the model has {', '.join(outputs)}."
+        )
+    return {name: values for name, values in outputs.items() if names is None or name in names}
+
+
+def _found(facts: Facts, samples: Samples) -> Task:
+    unfit: Unfit | None = None
+    for kind in TASKS.values():
+        task = kind.fit(facts)
+        if isinstance(task, Task):
+            return task
+        if unfit is None or (task.near and not unfit.near):
+            unfit = task
+    assert unfit is not None
+    where = f" in {samples.description}" if samples.description else ""
+    if not facts.labels:
+        raise InputError(f"The model's outputs can be judged by no task: {unfit.reason}.")
+    raise InputError(
+        f"The labels{where} fit no task: {unfit.reason}. Leave labels out of the data to judge by the dense network's "
+        f"answers, or name the task with --task."
+    )
