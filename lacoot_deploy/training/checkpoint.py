@@ -19,7 +19,8 @@ from lacoot_deploy.training.recipe import Recipe, check_recipe
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 CHECKPOINT_KEY = "lacoot.checkpoint"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: settings of a method stand in a section of the recipe."""
 
 
 class CheckpointHeader(BaseModel):
@@ -38,6 +39,7 @@ class CheckpointHeader(BaseModel):
         seconds: Training time so far.
         history: What was cut out of the network before, for the manifest.
         rounds: How far a method of rounds is; None for a method without.
+        threads: Threads that the CPU was found to be fastest with; None where nobody tried.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +54,7 @@ class CheckpointHeader(BaseModel):
     seconds: float
     history: list[CollapseRecord] = Field(default_factory=list)
     rounds: MethodState | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

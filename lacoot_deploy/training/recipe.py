@@ -78,6 +78,8 @@ class Recipe(BaseModel):
         projections: Number of random directions.
         seed: Seed of weights, order, augmentation and directions.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        threads: Threads on the CPU; None to find the fastest number by trying, again when steps have become slow. On
+            another number the sums of a run are rounded otherwise; a resumed run takes the number that it had.
         precision: `fp32`, or `bf16` for autocast.
         channels_last: Memory format of convolutional activations; the faster one on most devices.
         compile: Use `torch.compile`.
@@ -125,6 +127,7 @@ class Recipe(BaseModel):
     projections: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ __all__ = ["MODEL_NAME", "Progress", "TrainResult", "describe_device", "train"]
 
 MODEL_NAME = "model.onnx"
 
-# On which device a run goes on is no part of what it computes.
-RESUMABLE_WITH_OTHER = frozenset({"device"})
+# Where a run goes on is no part of what it computes.
+RESUMABLE_WITH_OTHER = frozenset({"device", "threads"})
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,11 @@ def train(
         recorded = read_checkpoint(out)
     together = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     progress.note(f"Training on {describe_device(device)}{together} in {recipe.precision}.")
-    try:
+    with _no_empty_folder(out):
         data = load_data(recipe)
         session = Session(recipe, out, accelerator, data, progress)
         schedule = _schedule(session)
         schedule.begin(recorded, start)
-    except BaseException:
-        # Nothing was begun: an empty folder should not look as if something had been. Others' files stay.
-        with contextlib.suppress(OSError):
-            out.rmdir()
-        raise
     try:
         schedule.train()
         if main:
@@ -123,6 +119,9 @@ def train(
         raise KeyboardInterrupt(
             f"Interrupted; {out} keeps {schedule.kept}. Run the same command with --resume to go on."
         ) from None
+    finally:
+        in_words = describe_device(device)
+        session.tempo.end()
     accelerator.wait_for_everyone()
     if began_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -133,9 +132,20 @@ def train(
         manifest=_manifest_of(out / MODEL_NAME),
         epochs=tuple(session.reports),
         seconds=session.seconds,
-        device=describe_device(device),
+        device=in_words,
         rounds=session.state,
     )
+
+
+@contextlib.contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Context of what comes before the first file: where it fails, an empty folder does not look as if begun."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # others' files stay
+            out.rmdir()
+        raise
 
 
 def _schedule(session: Session) -> Schedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lacoot_deploy.training.methods.state import Edit, MethodState
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run_data import RunData
+from lacoot_deploy.training.tempo import Tempo
 from lacoot_deploy.training.weights import load_weights, restore_weights
 from lacoot_deploy.userfunctions import check_trust
 
@@ -93,6 +94,8 @@ class Session:
         self.trainer: Trainer
         self._teacher: nn.Module | None = None
         self._images: tuple[DeviceImages, DeviceImages] | None = None
+        alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+        self.tempo = Tempo(recipe.threads, progress.note) if alone else Tempo(None, progress.note, limit=1)
 
     @property
     def around(self) -> Surroundings:
@@ -184,6 +187,7 @@ class Session:
 
     def open(self, recorded: Checkpoint | None, start: Start | None) -> None:
         """Restore what was recorded, or write down how a new run begins."""
+        self.tempo.begin(None if recorded is None else recorded.header.threads, self._trial_step)
         if recorded is not None:
             self.completed, self.seconds = recorded.header.epoch, recorded.header.seconds
             self.reports = trim_metrics(self.out / METRICS_NAME, self.completed)
@@ -218,6 +222,7 @@ class Session:
         self.save(number)
         self.progress.epoch(report)
         self.reports.append(report)
+        self.tempo.look(report.seconds / self.trainer.steps_per_epoch, self._trial_step)
         return report
 
     def save(self, epoch: int) -> None:
@@ -236,9 +241,23 @@ class Session:
             seconds=self.seconds,
             history=list(self.history),
             rounds=self.state,
+            threads=self.tempo.chosen,
         )
         weights, optimizer = self.plain.state_dict(), self.optimizer.state_dict()
         return Checkpoint(header, weights, optimizer, self.data.examples, self.good)
+
+    def _trial_step(self) -> Callable[[], None]:
+        """A step on a network of its own that leaves the run's as it is: what numbers of threads are tried on."""
+        model = self.to_device(self.build(() if self.state is None else self.state.edits)).train()
+        images, labels = self.images[0].batch(torch.arange(min(self.recipe.batch_size, len(self.images[0]))))
+
+        def step() -> None:
+            model.zero_grad()
+            with self.accelerator.autocast():
+                logits = model(images)
+            nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+
+        return step
 
     def _learned_from(self) -> nn.Module | None:
         """The network to learn from, frozen; None where the recipe names none.

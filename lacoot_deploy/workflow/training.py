@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from lacoot_deploy.data import ImageSet, Samples, normalise
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, RoundRecord, write_manifest
+from lacoot_deploy.threads import waiting_threads_sleep
 from lacoot_deploy.workflow.inspecting import open_model
 from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 
@@ -97,6 +98,7 @@ def train(
         VerificationError: Training diverged or the export differs from PyTorch.
         ProviderError: CUDA was asked for and is not there.
     """
+    waiting_threads_sleep()
     from lacoot_deploy.training.recipe import load_recipe
     from lacoot_deploy.training.run import train as run
 
