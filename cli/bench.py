@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,83 +11,73 @@ import click
 
 from lacoot_deploy.numerals import significant
 
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, say, table
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    bench_group,
+    data_group,
+    declared,
+    output_group,
+    runtime_group,
+)
+from .render import note, say, table
 
 if TYPE_CHECKING:
+    from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.bench.result import ModelLatency
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.workflow.benching import BenchReport
 
+_MORE = (
+    Headed("Measuring", "--warmup-time", type=float, help="Seconds of warm-up per session at least (0.05)."),
+    Headed("Measuring", "--warmup-runs", type=click.IntRange(min=1), help="Runs of warm-up at least (3)."),
+    Headed("Measuring", "--rounds", type=click.IntRange(min=1), help="Rounds of fresh sessions."),
+    Headed("Measuring", "--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a free dimension."),
+    Headed(
+        "Measuring",
+        "--io-binding/--no-io-binding",
+        default=None,
+        help="Keep inputs and outputs on the device.",
+    ),
+    Headed("Measuring", "--cuda-graph", is_flag=True, help="Replay runs as a CUDA graph."),
+    Headed("Measuring", "--tf32/--no-tf32", "use_tf32", default=None, help="Let CUDA round float32 to TF32."),
+    Headed("Measuring", "--allow-cpu-nodes", is_flag=True, help="Let nodes fall back to the CPU."),
+)
 
-def _pairs(values: tuple[str, ...], name: str) -> dict[str, str]:
-    pairs = dict(value.partition("=")[::2] for value in values)
-    if any(not key or not value for key, value in pairs.items()):
-        raise click.BadParameter("give NAME=VALUE.", param_hint=name)
-    return pairs
 
-
-def _dims(values: tuple[str, ...]) -> dict[str, int]:
-    try:
-        return {key: int(value) for key, value in _pairs(values, "--dim").items()}
-    except ValueError:
-        raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
-
-
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH, required=False)
-@click.option("--min-time", type=float, default=8.0, show_default=True, help="Seconds of timed runs.")
-@click.option("--warmup-time", type=float, help="Seconds of warm-up per session at least (0.05).")
-@click.option("--warmup-runs", type=click.IntRange(min=1), help="Runs of warm-up at least (3).")
-@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of fresh sessions.")
-@click.option("--batch", type=click.IntRange(min=1), help="Samples in one run.")
-@click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a free dimension.")
-@click.option(
-    "--provider-option", "extra", multiple=True, metavar="NAME=VALUE", help="Option for the provider."
+@bench_group(*_MORE)
+@declared(
+    Headed("Measuring", "--per-block", is_flag=True, help="Tell where A's time goes, by block."),
+    Headed(
+        "Gates", "--require-speedup", type=float, help="Fail (exit 6) unless B is that many times as fast."
+    ),
+    Headed(
+        "Gates",
+        "--fail-if-slower",
+        type=float,
+        metavar="PCT",
+        help="Fail (exit 6) if B is slower by more percent.",
+    ),
 )
-@click.option("--io-binding/--no-io-binding", default=None, help="Keep inputs and outputs on the device.")
-@click.option("--cuda-graph", is_flag=True, help="Replay runs as a CUDA graph.")
-@click.option("--tf32/--no-tf32", default=None, help="Let CUDA round float32 to TF32.")
-@click.option("--allow-cpu-nodes", is_flag=True, help="Let nodes fall back to the CPU.")
-@click.option("--per-block", is_flag=True, help="Tell where A's time goes, by block.")
-@click.option("--require-speedup", type=float, help="Fail (exit 6) unless B is that many times as fast.")
-@click.option(
-    "--fail-if-slower", type=float, metavar="PCT", help="Fail (exit 6) if B is slower by more percent."
-)
-@data_options(split="test")
-@provider_options
-@output_options
+@data_group(split="test")
+@runtime_group()
+@output_group()
 def command(
     a: Path,
     b: Path | None,
-    min_time: float,
-    warmup_time: float | None,
-    warmup_runs: int | None,
-    rounds: int | None,
-    batch: int | None,
-    dims: tuple[str, ...],
-    extra: tuple[str, ...],
-    io_binding: bool | None,
-    cuda_graph: bool,
-    tf32: bool | None,
-    allow_cpu_nodes: bool,
+    timing: BenchOptions,
     per_block: bool,
     require_speedup: float | None,
     fail_if_slower: float | None,
-    data: str | None,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    data: DataOptions | None,
+    runtime: Runtime,
+    out: Output,
 ) -> None:
     """Measure latency; with two models, in interleaved pairs.
 
@@ -97,36 +88,21 @@ def command(
     Example:
       lacoot-deploy bench model.onnx model.collapsed.onnx --batch 8
     """
-    from lacoot_deploy.workflow.benching import bench_files
+    from lacoot_deploy.workflow.benching import benchmark
 
     if b is None and (require_speedup is not None or fail_if_slower is not None):
         raise click.UsageError("--require-speedup and --fail-if-slower compare two models: give B.")
-    with progress(quiet=quiet) as report:
-        result = bench_files(
+    with out.progress() as report:
+        result = benchmark(
             a,
             b,
-            data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            batch=batch,
-            dims=_dims(dims),
-            min_time=min_time,
-            warmup_time=warmup_time,
-            warmup_runs=warmup_runs,
-            rounds=rounds,
-            threads=threads,
-            provider=provider,
-            provider_options=_pairs(extra, "--provider-option"),
-            io_binding=io_binding,
-            cuda_graph=cuda_graph,
-            use_tf32=tf32,
-            allow_cpu_nodes=allow_cpu_nodes,
+            timing,
+            data=data,
+            runtime=runtime,
             per_block=per_block,
-            seed=seed,
             progress=lambda done, total: report(done, total, "measuring"),
         )
-    if as_json:
-        print_json(result)
-    else:
-        show(result, verbose=verbose, quiet=quiet)
+    out.result(result, partial(show, verbose=out.verbose, quiet=out.quiet))
     result.require(speedup=require_speedup, fail_if_slower=fail_if_slower)
 
 

@@ -2,110 +2,188 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lacoot_deploy.numerals import counted, metric, significant
+from lacoot_deploy.selection.names import (
+    ACTIVATION_CRITERIA,
+    BLOCK_CRITERIA,
+    FITS,
+    FORMS,
+    MERGES,
+    REPAIRS,
+    SEARCHES,
+)
 
-from .linear import ACTIVATION_CRITERIA, linear_options, linearise_options, show_linearised
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options, split_names
-from .render import note, print_json, say, table
+from .linear import show_linearised
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    Values,
+    data_group,
+    declared,
+    group,
+    output_group,
+    runtime_group,
+    split_names,
+    written,
+)
+from .render import say, table
 
 if TYPE_CHECKING:
+    from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.manifest import PlanStep
+    from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
-CRITERIA = ("mswd", "mswd-ascent", "paired", "cosine", "output", "loss", "latency", "random")
-REPAIRS = ("none", "affine", "linear", "auto")
+FAR, CHOOSING, PLACE, ACTIVATIONS = "How far to go", "Choosing", "Putting in place", "Activations"
+
+_ASKED = (
+    Headed(
+        FAR, "--blocks", metavar="NAMES", help="Remove exactly these blocks of `inspect`, comma-separated."
+    ),
+    Headed(FAR, "--count", type=click.IntRange(min=1), help="Remove that many blocks."),
+    Headed(FAR, "--max-distance", type=float, help="Remove every block whose distance is at most this."),
+    Headed(FAR, "--max-drop", type=float, help="Remove as many as cost at most that many points."),
+    Headed(
+        FAR, "--max-drift", type=float, help="Remove as many as change outputs by at most this relative RMS."
+    ),
+    Headed(FAR, "--min-speedup", type=float, help="Remove as few as make it that many times as fast."),
+    Headed(FAR, "--lossless", is_flag=True, help="Remove the blocks that do nothing; needs no data."),
+    Headed(
+        CHOOSING,
+        "--criterion",
+        type=click.Choice(list(dict.fromkeys((*BLOCK_CRITERIA, *ACTIVATION_CRITERIA)))),
+        metavar="NAME",
+        help=f"What ranks the blocks: {', '.join(BLOCK_CRITERIA)}; or the activations: "
+        f"{', '.join(ACTIVATION_CRITERIA)}.",
+    ),
+    Headed(CHOOSING, "--search", type=click.Choice(SEARCHES), help="Fixed order, or rescored every time."),
+    Headed(CHOOSING, "--units", is_flag=True, help="Remove single residual units instead of whole blocks."),
+    Headed(
+        PLACE,
+        "--repair",
+        type=click.Choice(REPAIRS),
+        default="auto",
+        show_default=True,
+        help="What is put in place.",
+    ),
+    Headed(
+        PLACE,
+        "--refit/--no-refit",
+        default=None,
+        help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
+    ),
+    Headed(
+        PLACE, "--form", type=click.Choice(FORMS), default="auto", show_default=True, help="How blocks go."
+    ),
+    Headed(
+        ACTIVATIONS,
+        "--linearise",
+        metavar="auto|all|NAMES",
+        help="Make activations linear: those without which layers merge for a gain (auto), any (all), or these.",
+    ),
+    Headed(
+        ACTIVATIONS,
+        "--fit",
+        type=click.Choice(FITS),
+        help="What linear activations become.  [default: affine with --data, else identity]",
+    ),
+    Headed(
+        ACTIVATIONS,
+        "--merge",
+        type=click.Choice(MERGES),
+        help="Which linear operators become one.  [default with --linearise: cheaper]",
+    ),
+    Headed(
+        ACTIVATIONS,
+        "--inexact",
+        is_flag=True,
+        help="Merge also where a padded border changes, and say by how much.",
+    ),
+)
 
 
-@click.command("collapse")
+@dataclass(frozen=True)
+class Asked:
+    """How far to go, with blocks and with activations."""
+
+    limit: Limit | None
+    search: SearchOptions
+    linearise: LineariseOptions | None
+
+
+def _asked(values: Values) -> Asked:
+    """With --linearise the limits, the criterion and the search are about activations; blocks can then be named."""
+    from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+
+    about = values["linearise"]
+    names = ("count", "max_distance", "max_drop", "max_drift", "min_speedup")
+    far = {name: values[name] for name in names} | {"lossless": values["lossless"] or None}
+    named = {"blocks": split_names(values["blocks"])}
+    chosen = {name: values[name] for name in ("criterion", "search")}
+    how = {name: values[name] for name in ("fit", "merge", "inexact")}
+
+    def limit(given: dict[str, Any]) -> Limit | None:
+        return Limit(**given) if any(value is not None for value in given.values()) else None
+
+    linearise = None
+    if about is not None:
+        what = about if about in ("auto", "all") else split_names(about)
+        linearise = LineariseOptions(what, limit(far), **chosen, **how)
+    elif any(how.values()):
+        linearise = LineariseOptions(None, **how)
+    search = SearchOptions(
+        **({} if about is not None else chosen),
+        repair=values["repair"],
+        refit=values["refit"],
+        form=values["form"],
+        granularity="unit" if values["units"] else "block",
+        seed=values["seed"],
+    )
+    return Asked(limit(named if about is not None else named | far), search, linearise)
+
+
+@click.command("collapse", cls=Command)
 @click.argument("model", type=PATH)
-@click.option("-o", "--output", type=PATH, help="The file to write  [default: MODEL with .collapsed.onnx]")
-@click.option("--blocks", help="Remove exactly these blocks (comma-separated names of `inspect`).")
-@click.option("--count", "count_", type=click.IntRange(min=1), help="Remove that many blocks.")
-@click.option("--max-distance", type=float, help="Remove every block whose distance is at most this.")
-@click.option("--max-drop", type=float, help="Remove as many as cost at most that many points.")
-@click.option(
-    "--max-drift", type=float, help="Remove as many as change outputs by at most this relative RMS."
+@group("asked", _asked, *_ASKED)
+@declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
+@data_group(split="val")
+@runtime_group()
+@declared(
+    Headed(
+        "Runtime",
+        "--no-probe",
+        "probe",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Never run the model to settle unknown shapes.",
+    )
 )
-@click.option("--min-speedup", type=float, help="Remove as few as make it that many times as fast.")
-@click.option("--lossless", is_flag=True, help="Remove the blocks that do nothing; needs no data.")
-@click.option("--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run.")
-@click.option(
-    "--criterion",
-    type=click.Choice([*CRITERIA, *ACTIVATION_CRITERIA]),
-    metavar="NAME",
-    help=f"What ranks the blocks: {', '.join(CRITERIA)}; or the activations: "
-    f"{', '.join((*ACTIVATION_CRITERIA, 'output'))}.",
+@output_group(
+    written("-o", "--output", help="The file to write  [default: MODEL with .collapsed.onnx]"),
+    Headed("Output", "--dry-run", is_flag=True, help="Plan only; write no model."),
+    written("--plan-out", help="Write the plan to this JSON file."),
 )
-@click.option(
-    "--search", type=click.Choice(["ranked", "greedy"]), help="Fixed order, or rescored every time."
-)
-@click.option(
-    "--repair", type=click.Choice(REPAIRS), default="auto", show_default=True, help="What is put in place."
-)
-@click.option(
-    "--refit/--no-refit",
-    default=None,
-    help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
-)
-@click.option(
-    "--form",
-    type=click.Choice(["auto", "bypass", "shortcut"]),
-    default="auto",
-    show_default=True,
-    help="How blocks go.",
-)
-@linear_options
-@click.option("--units", is_flag=True, help="Remove single residual units instead of whole blocks.")
-@click.option("--dry-run", is_flag=True, help="Plan only; write no model.")
-@click.option("--plan-out", type=PATH, help="Write the plan to this JSON file.")
-@click.option("--no-probe", is_flag=True, help="Never run the model to settle unknown shapes.")
-@data_options(split="val")
-@provider_options
-@output_options
 def command(
     model: Path,
-    output: Path | None,
-    blocks: str | None,
-    count_: int | None,
-    max_distance: float | None,
-    max_drop: float | None,
-    max_drift: float | None,
-    min_speedup: float | None,
-    lossless: bool,
+    asked: Asked,
     plan_file: Path | None,
-    criterion: str | None,
-    search: str | None,
-    repair: str,
-    refit: bool | None,
-    form: str,
-    linearise: str | None,
-    fit: str | None,
-    merge: str | None,
-    inexact: bool,
-    units: bool,
-    dry_run: bool,
-    plan_out: Path | None,
-    no_probe: bool,
-    data: str | None,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    data: DataOptions | None,
+    runtime: Runtime,
+    probe: bool,
+    out: Output,
+    **files: Any,
 ) -> None:
     """Delete blocks from an ONNX model and write the shorter one.
 
@@ -124,65 +202,22 @@ def command(
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
       lacoot-deploy collapse mlp.onnx --linearise auto --max-drop 1 --data digits
     """
-    from lacoot_deploy.workflow.collapsing import collapse
+    from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
 
-    far: dict[str, Any] = {
-        "count": count_,
-        "max_distance": max_distance,
-        "max_drop": max_drop,
-        "max_drift": max_drift,
-        "min_speedup": min_speedup,
-        "lossless": lossless or None,
-    }
-    names = split_names(blocks)
-    named = {"blocks": None if names is None else tuple(names)}
-    # With --linearise the limit is on activations; blocks can only be named then.
-    limit = _limit(named if linearise is not None else named | far)
-    linear = linearise_options(
-        linearise,
-        None if linearise is None else _limit(far),
-        criterion=criterion,
-        search=search,
-        fit=fit,
-        merge=merge,
-        inexact=inexact,
+    request = CollapseRequest(
+        model,
+        limit=asked.limit,
+        plan_file=plan_file,
+        data=data,
+        search=asked.search,
+        linearise=asked.linearise,
+        runtime=runtime,
+        probe=probe,
+        **files,
     )
-    with progress(quiet=quiet) as report:
-        result = collapse(
-            model,
-            output,
-            limit=limit,
-            plan_file=plan_file,
-            data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            criterion=criterion if linearise is None else None,
-            search=search if linearise is None else None,
-            repair=repair,
-            refit=refit,
-            form=form,
-            linearise=linear,
-            granularity="unit" if units else "block",
-            probe=not no_probe,
-            provider=provider,
-            threads=threads,
-            dry_run=dry_run,
-            plan_out=plan_out,
-            progress=report,
-        )
-    if as_json:
-        print_json(result)
-        return
-    show(result)
-    for text in result.notes:
-        note(text, quiet=quiet)
-
-
-def _limit(given: dict[str, Any]) -> Limit | None:
-    """A limit from the options that were given; None where none was."""
-    if all(value is None for value in given.values()):
-        return None
-    from lacoot_deploy.selection.limits import Limit
-
-    return Limit(**given)
+    with out.progress() as report:
+        result = run_collapse(request, progress=report)
+    out.result(result, show, notes=tuple(result.notes))
 
 
 def _kind(step: PlanStep) -> str:

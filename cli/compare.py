@@ -9,58 +9,75 @@ import click
 
 from lacoot_deploy.numerals import significant
 
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options
-from .render import print_json, say, table
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    Values,
+    data_group,
+    declared,
+    group,
+    output_group,
+    runtime_group,
+)
+from .render import say, table
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.runtime.compare import Comparison, Limits
+    from lacoot_deploy.runtime.options import Runtime
 
 LOCATED = 10
 """Samples with NaN or infinity that a comparison names."""
 
 
-@click.command("compare")
+def _limits(values: Values) -> Limits:
+    from lacoot_deploy.runtime.compare import Limits
+
+    return Limits(**{name: values[name] for name in Limits.model_fields})
+
+
+@click.command("compare", cls=Command)
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@data_options(split="test", required=True)
-@click.option("--metric", help="top-K, or your own as python:module:function, in place of top-1.")
-@click.option("--max-abs", type=float, help="Fail if any output differs by more.")
-@click.option("--max-rel-rms", type=float, help="Fail if an output's relative RMS difference is larger.")
-@click.option("--min-agreement", type=float, help="Fail if predictions agree on fewer percent.")
-@click.option("--max-drop", type=float, help="Fail if accuracy drops by more points.")
-@click.option(
-    "--batch",
-    "batch_size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Samples per run.",
+@group(
+    "limits",
+    _limits,
+    Headed("Limits", "--max-abs", type=float, help="Fail if any output differs by more."),
+    Headed(
+        "Limits",
+        "--max-rel-rms",
+        type=float,
+        help="Fail if an output's relative RMS difference is larger.",
+    ),
+    Headed("Limits", "--min-agreement", type=float, help="Fail if predictions agree on fewer percent."),
+    Headed("Limits", "--max-drop", type=float, help="Fail if accuracy drops by more points."),
 )
-@provider_options
-@output_options
+@declared(
+    Headed("Measuring", "--metric", help="top-K, or your own as python:module:function, in place of top-1."),
+    Headed(
+        "Measuring",
+        "--batch",
+        "batch_size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Samples per run.",
+    ),
+)
+@data_group(split="test", required=True)
+@runtime_group()
+@output_group()
 def command(
     a: Path,
     b: Path,
-    data: str,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
+    data: DataOptions,
+    limits: Limits,
     metric: str | None,
-    max_abs: float | None,
-    max_rel_rms: float | None,
-    min_agreement: float | None,
-    max_drop: float | None,
     batch_size: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    runtime: Runtime,
+    out: Output,
 ) -> None:
     """Tell how B's outputs differ from A's on the same data.
 
@@ -72,26 +89,20 @@ def command(
       lacoot-deploy compare model.onnx model.collapsed.onnx \\
           --data digits --max-drop 1
     """
-    from lacoot_deploy.runtime.compare import Limits
     from lacoot_deploy.workflow.comparing import compare
 
-    limits = Limits(max_abs=max_abs, max_rel_rms=max_rel_rms, min_agreement=min_agreement, max_drop=max_drop)
-    with progress(quiet=quiet) as report:
+    with out.progress() as report:
         comparison = compare(
             a,
             b,
-            data_of(data, mean, std, size, split, samples, seed),
+            data,
             limits=limits,
             metric=metric,
-            provider=provider,
-            threads=threads,
+            runtime=runtime,
             batch_size=batch_size,
             progress=report,
         )
-    if as_json:
-        print_json(comparison)
-    else:
-        show(comparison)
+    out.result(comparison, show)
     comparison.require()
 
 

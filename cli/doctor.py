@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .live import progress
-from .options import output_options
+from .options import Command, Output, output_group
 from .render import echo, print_json, say, table
 
 
-@click.command("doctor")
-@output_options
-def command(as_json: bool, verbose: int, quiet: bool) -> None:
+@click.command("doctor", cls=Command)
+@output_group()
+def command(out: Output) -> None:
     """Tell what this machine can do.
 
     Tries every execution provider of ONNX Runtime on a small model, lists versions and CUDA
@@ -23,9 +22,9 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
     """
     from lacoot_deploy.runtime.doctor import diagnose
 
-    with progress(quiet=quiet, what="trying providers"):
+    with out.progress("trying providers"):
         found = diagnose()
-    if as_json:
+    if out.as_json:
         print_json(found)
         return
     table(
@@ -41,5 +40,5 @@ def command(as_json: bool, verbose: int, quiet: bool) -> None:
         reason = (library.problem or "").removeprefix(f"{library.name}: ")
         say(f"CUDA library {library.name}: {reason}")
     say(f"`--provider auto` chooses {found.auto} here.")
-    if verbose:
+    if out.verbose:
         echo(found.machine.model_dump_json(indent=2))

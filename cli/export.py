@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .live import progress
-from .options import PATH, output_options
-from .render import print_json, say
+from .options import PATH, Command, Headed, Output, declared, output_group, written
+from .render import say
+
+if TYPE_CHECKING:
+    from lacoot_deploy.workflow.training import ExportSummary
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @click.argument("checkpoint", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The ONNX file to write.")
-@click.option("--trust", is_flag=True, help="Import the python: model that the checkpoint names.")
-@output_options
-def command(checkpoint: Path, output: Path, trust: bool, as_json: bool, verbose: int, quiet: bool) -> None:
+@declared(
+    Headed("Trust", "--trust", is_flag=True, help="Import the python: model that the checkpoint names.")
+)
+@output_group(written("-o", "--output", required=True, help="The ONNX file to write."))
+def command(checkpoint: Path, output: Path, trust: bool, out: Output) -> None:
     """Export a checkpoint to ONNX, checked against PyTorch.
 
     CHECKPOINT is a run folder of `train` or the checkpoint file in it. The manifest (block
@@ -28,11 +32,13 @@ def command(checkpoint: Path, output: Path, trust: bool, as_json: bool, verbose:
     """
     from lacoot_deploy.workflow.training import export
 
-    with progress(quiet=quiet, what="exporting"):
+    with out.progress("exporting"):
         summary = export(checkpoint, output, trust=trust)
-    if as_json:
-        print_json(summary)
-        return
+    out.result(summary, show)
+
+
+def show(summary: ExportSummary) -> None:
+    """Print what was exported."""
     say(
         f"{summary.model}: {summary.blocks} blocks recorded; differs from PyTorch by at most "
         f"{summary.export_drift:.1g} of the largest output."

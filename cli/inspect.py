@@ -10,24 +10,36 @@ import click
 from lacoot_deploy.numerals import counted, metric
 
 from .linear import show_activations
-from .live import progress
 from .network import network_lines
-from .options import PATH, output_options
-from .render import echo, note, print_json, say
+from .options import PATH, Command, Headed, Output, declared, output_group
+from .render import echo, say
 
 if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import Inspection
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("model", type=PATH)
-@click.option("--units", is_flag=True, help="List every residual unit instead of whole blocks.")
-@click.option("--activations", is_flag=True, help="List the activations, and what would merge without each.")
-@click.option("--no-probe", is_flag=True, help="Never run the model to settle unknown shapes.")
-@output_options
-def command(
-    model: Path, units: bool, activations: bool, no_probe: bool, as_json: bool, verbose: int, quiet: bool
-) -> None:
+@declared(
+    Headed("What to list", "--units", is_flag=True, help="Every residual unit instead of whole blocks."),
+    Headed(
+        "What to list",
+        "--activations",
+        is_flag=True,
+        help="The activations, and what would merge without each.",
+    ),
+    Headed(
+        "What to list",
+        "--no-probe",
+        "probe",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Never run the model to settle unknown shapes.",
+    ),
+)
+@output_group()
+def command(model: Path, units: bool, activations: bool, probe: bool, out: Output) -> None:
     """List the residual blocks, or the activations, of any ONNX file.
 
     Under the shape of each stage its blocks: what removing one saves, as a bar and in numbers,
@@ -43,23 +55,16 @@ def command(
 
         if units:
             raise click.UsageError("Give either --units or --activations.")
-        listed = inspect_activations(model)
-        if as_json:
-            print_json(listed)
-        else:
-            show_activations(listed)
+        out.result(inspect_activations(model), show_activations)
         return
     from lacoot_deploy.workflow.inspecting import inspect
 
-    with progress(quiet=quiet, what="looking for blocks"):
-        inspection = inspect(model, probe=not no_probe, granularity="unit" if units else "block")
-    if as_json:
-        print_json(inspection)
-        return
-    show(inspection, quiet=quiet)
+    with out.progress("looking for blocks"):
+        inspection = inspect(model, probe=probe, granularity="unit" if units else "block")
+    out.result(inspection, show, notes=tuple(inspection.notes))
 
 
-def show(inspection: Inspection, *, quiet: bool = False) -> None:
+def show(inspection: Inspection) -> None:
     """Print an inspection for reading."""
     model = inspection.model
     say(
@@ -72,5 +77,3 @@ def show(inspection: Inspection, *, quiet: bool = False) -> None:
         able = sum(block.collapsible for block in inspection.blocks)
         say(f"{counted(len(inspection.blocks), 'block')}, {able} can go:")
         echo("\n".join(network_lines(inspection)))
-    for text in inspection.notes:
-        note(text, quiet=quiet)

@@ -1,92 +1,17 @@
-"""What `inspect --activations` and `collapse --linearise` share: options and how results look."""
+"""What `inspect --activations` and `collapse --linearise` share: how results look."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING
 
 from lacoot_deploy.numerals import counted, metric, significant
 
-from .options import split_names
 from .render import PLAIN_WIDTH, say, table
 
 if TYPE_CHECKING:
-    from lacoot_deploy.selection.limits import Limit
     from lacoot_deploy.workflow.activations import ActivationEntry, ActivationInspection
     from lacoot_deploy.workflow.collapsing import CollapseResult
-    from lacoot_deploy.workflow.linearising import LineariseOptions
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-ACTIVATION_CRITERIA = ("entropy", "gaussian", "slope")
-"""Those that score activations only; `output` scores both."""
-
-
-def linear_options(function: _F) -> _F:
-    """`--linearise` and the options that go with it."""
-    for option in (
-        click.option(
-            "--inexact", is_flag=True, help="Merge also where a padded border changes, and say by how much."
-        ),
-        click.option(
-            "--merge",
-            type=click.Choice(["always", "cheaper", "measured", "never"]),
-            help="Which linear operators become one.  [default with --linearise: cheaper]",
-        ),
-        click.option(
-            "--fit",
-            type=click.Choice(["identity", "affine", "pieces"]),
-            help="What linear activations become.  [default: affine with --data, else identity]",
-        ),
-        click.option(
-            "--linearise",
-            metavar="auto|all|NAMES",
-            help="Make activations linear: those without which layers merge for a gain (auto), any (all), or these.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def linearise_options(
-    linearise: str | None,
-    limit: Limit | None,
-    *,
-    criterion: str | None,
-    search: str | None,
-    fit: str | None,
-    merge: str | None,
-    inexact: bool,
-) -> LineariseOptions | None:
-    """The options as one; None where neither linearising nor merging was asked for."""
-    if linearise is None:
-        for value, name in ((fit, "--fit"), (inexact or None, "--inexact")):
-            if value is not None and (merge is None or name == "--fit"):
-                raise click.UsageError(f"{name} goes with --linearise.")
-        if criterion in ACTIVATION_CRITERIA:
-            raise click.UsageError(f"--criterion {criterion} scores activations: give --linearise.")
-        if merge is None:
-            return None
-    elif criterion is not None and criterion not in (*ACTIVATION_CRITERIA, "output"):
-        names = ", ".join((*ACTIVATION_CRITERIA, "output"))
-        raise click.UsageError(f"--criterion {criterion} scores blocks; activations are scored by {names}.")
-    from lacoot_deploy.workflow.linearising import LineariseOptions
-
-    what: Any = linearise
-    if linearise is not None and linearise not in ("auto", "all"):
-        what = tuple(dict.fromkeys(split_names(linearise) or []))
-    return LineariseOptions(
-        what=what,
-        limit=limit,
-        criterion=criterion if linearise is not None else None,
-        search=search,
-        fit=fit,  # type: ignore[arg-type]
-        merge=merge,  # type: ignore[arg-type]
-        inexact=inexact,
-    )
 
 
 def show_activations(inspection: ActivationInspection) -> None:

@@ -8,42 +8,44 @@ from typing import TYPE_CHECKING
 import click
 
 from .inspect import show
-from .live import progress
-from .options import PATH, data_options, output_options, parse_floats, parse_size
-from .render import note, print_json
+from .options import PATH, Command, Headed, Output, data_group, declared, output_group, runtime_group, written
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.data import DataOptions
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.runtime.options import Runtime
 
 
-@click.command("measure")
+@click.command("measure", cls=Command)
 @click.argument("model", type=PATH)
-@data_options(split="val", required=True)
-@click.option(
-    "-o", "--output", type=PATH, required=True, help="The ONNX file to write: a copy with the distances."
+@declared(
+    Headed(
+        "Measuring",
+        "--projections",
+        type=click.IntRange(min=1),
+        default=50,
+        show_default=True,
+        help="Random directions.",
+    ),
+    Headed(
+        "Measuring",
+        "--latency/--no-latency",
+        default=True,
+        help="Time every block as well.  [default: yes]",
+    ),
 )
-@click.option(
-    "--projections", type=click.IntRange(min=1), default=50, show_default=True, help="Random directions."
+@data_group(split="val", required=True)
+@runtime_group()
+@output_group(
+    written("-o", "--output", required=True, help="The ONNX file to write: a copy with the distances.")
 )
-@click.option("--provider", default="auto", show_default=True, help="Execution provider.")
-@click.option("--latency/--no-latency", default=True, help="Time every block as well.  [default: yes]")
-@output_options
 def command(
     model: Path,
-    data: str,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
     output: Path,
+    data: DataOptions,
+    runtime: Runtime,
     projections: int,
-    provider: str,
     latency: bool,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    out: Output,
 ) -> None:
     """Measure how far each block's output is from its input.
 
@@ -57,37 +59,14 @@ def command(
     """
     from lacoot_deploy.workflow.measuring import measure
 
-    options = data_of(data, mean, std, size, split, samples, seed)
-    with progress(quiet=quiet) as report:
+    with out.progress() as report:
         inspection = measure(
             model,
             output,
-            options,
+            data,
             projections=projections,
-            provider=provider,
+            runtime=runtime,
             latency=latency,
             progress=report,
         )
-    if as_json:
-        print_json(inspection)
-        return
-    show(inspection, quiet=quiet)
-    note(f"Wrote {output}.", quiet=quiet)
-
-
-def data_of(
-    data: str, mean: str | None, std: str | None, size: str | None, split: str, samples: int | None, seed: int
-) -> DataOptions:
-    """The data options of a command line as one value."""
-    from lacoot_deploy.workflow.data import DataOptions
-
-    means, stds = parse_floats(mean, "--mean"), parse_floats(std, "--std")
-    return DataOptions(
-        spec=data,
-        split=split,
-        limit=samples,
-        seed=seed,
-        mean=None if means is None else tuple(means),
-        std=None if stds is None else tuple(stds),
-        size=parse_size(size),
-    )
+    out.result(inspection, show, notes=(*inspection.notes, f"Wrote {output}."))

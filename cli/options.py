@@ -1,14 +1,27 @@
-"""Options that several commands share."""
+"""Groups of options that commands share: each hands the command one object, and stands under headings in `--help`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .live import Progress, progress
+from .render import note, print_json
+
+if TYPE_CHECKING:
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.runtime.options import Runtime
+
 _F = TypeVar("_F", bound=Callable[..., Any])
+Values = Mapping[str, Any]
+"""What a command line says, by the names of the parameters."""
 
 DATA_HELP = (
     "digits | cifar10:PATH | fashion-mnist:PATH | imagefolder:PATH | npz:PATH | python:module:function. "
@@ -17,65 +30,239 @@ DATA_HELP = (
 PATH = click.Path(path_type=Path)
 
 
-def output_options(function: _F) -> _F:
-    """`--json`, `-v` and `-q`, which every command has."""
-    for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
-        click.option("-v", "--verbose", count=True, help="Say more; twice: tracebacks too."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-    ):
-        function = option(function)
-    return function
+class Headed(click.Option):
+    """An option that stands under a heading."""
+
+    def __init__(self, heading: str, *names: str, **attributes: Any) -> None:
+        super().__init__(names, **attributes)
+        self.heading = heading
 
 
-def data_options(*, split: str, required: bool = False) -> Callable[[_F], _F]:
-    """`--data` with the options that say how to read it; `split` is the default part of the source."""
+class Command(click.Command):
+    """A command whose help shows its options under headings, in the order in which they are declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings; those without one stand in the last group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                heading = getattr(parameter, "heading", list(groups)[-1] if groups else "Options")
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def declared(*options: click.Parameter) -> Callable[[_F], _F]:
+    """Options that the command gets one by one."""
 
     def wrap(function: _F) -> _F:
-        for option in (
-            click.option(
-                "--seed", type=int, default=0, show_default=True, help="Seed of every random choice."
-            ),
-            click.option("--samples", type=click.IntRange(min=1), help="Use at most this many samples."),
-            click.option(
-                "--split",
-                type=click.Choice(["train", "val", "test"]),
-                default=split,
-                show_default=True,
-                help="Part of an image source to read.",
-            ),
-            click.option("--size", help="Image size as H or HxW, where the model has no manifest."),
-            click.option("--std", help="Comma-separated std on the 0..1 scale, likewise."),
-            click.option("--mean", help="Comma-separated mean on the 0..1 scale, likewise."),
-            click.option("--data", "data", required=required, help=DATA_HELP),
-        ):
-            function = option(function)
+        function.__dict__.setdefault("__click_params__", []).extend(reversed(options))
         return function
 
     return wrap
 
 
-def provider_options(function: _F) -> _F:
-    """`--provider` and `--threads`."""
-    for option in (
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads of ONNX Runtime."),
-        click.option(
+def group(into: str, build: Callable[[Values], Any], *options: Headed) -> Callable[[_F], _F]:
+    """Options that the command gets as one object, its keyword `into`.
+
+    Args:
+        into: The keyword.
+        build: Makes the object of all that the command line says.
+        options: The options, in the order of the help.
+    """
+
+    def wrap(function: _F) -> _F:
+        @functools.wraps(function)
+        def wrapped(**values: Any) -> Any:
+            made = build(click.get_current_context().params)
+            for one in options:
+                values.pop(str(one.name))
+            return function(**values, **{into: made})
+
+        return declared(*options)(wrapped)  # type: ignore[return-value]
+
+    return wrap
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks: `--json`, `-v` and `-q`."""
+
+    as_json: bool
+    verbose: int
+    quiet: bool
+
+    def progress(self, what: str = "working") -> AbstractContextManager[Progress]:
+        """Context that yields a function (done, total, what)."""
+        return progress(quiet=self.quiet, what=what)
+
+    def note(self, *sentences: str) -> None:
+        """Sentences for the reader on stderr."""
+        for text in sentences:
+            note(text, quiet=self.quiet)
+
+    def result(self, document: Any, show: Callable[[Any], None], *, notes: tuple[str, ...] = ()) -> None:
+        """One JSON document on stdout, or the result for reading with its notes."""
+        if self.as_json:
+            print_json(document)
+            return
+        show(document)
+        self.note(*notes)
+
+
+_OUTPUT = (
+    Headed("Output", "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    Headed("Output", "-v", "--verbose", count=True, help="Say more; twice: tracebacks too."),
+    Headed("Output", "-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
+)
+
+
+def output_group(*options: Headed) -> Callable[[_F], _F]:
+    """`--json`, `-v` and `-q`, which every command has, as an `Output`; before them options handed over one by one."""
+    made = group(
+        "out", lambda values: Output(values["as_json"], values["verbose"], values["quiet"]), *_OUTPUT
+    )
+    return lambda function: declared(*options)(made(function))
+
+
+def output_options(function: _F) -> _F:
+    """The same three one by one."""
+    return declared(*_OUTPUT)(function)
+
+
+def written(*names: str, **attributes: Any) -> Headed:
+    """An option that names a file to write."""
+    return Headed("Output", *names, type=PATH, **attributes)
+
+
+def data_group(*, split: str, required: bool = False) -> Callable[[_F], _F]:
+    """`--data` with the options that say how to read it, as `DataOptions`; `split` is the default part."""
+    return group(
+        "data",
+        _data,
+        Headed("Data", "--data", "data", required=required, metavar="SOURCE", help=DATA_HELP),
+        Headed("Data", "--mean", help="Comma-separated mean on the 0..1 scale, where there is no manifest."),
+        Headed("Data", "--std", help="Comma-separated std on the 0..1 scale, likewise."),
+        Headed("Data", "--size", help="Image size as H or HxW, likewise."),
+        Headed(
+            "Data",
+            "--split",
+            type=click.Choice(["train", "val", "test"]),
+            default=split,
+            show_default=True,
+            help="Part of an image source to read.",
+        ),
+        Headed("Data", "--samples", type=click.IntRange(min=1), help="Use at most this many samples."),
+        Headed("Data", "--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
+    )
+
+
+def _data(values: Values) -> DataOptions | None:
+    if values["data"] is None:
+        return None
+    from lacoot_deploy.data.options import DataOptions
+
+    return DataOptions(
+        spec=values["data"],
+        split=values["split"],
+        limit=values["samples"],
+        seed=values["seed"],
+        mean=parse_floats(values["mean"], "--mean"),
+        std=parse_floats(values["std"], "--std"),
+        size=parse_size(values["size"]),
+    )
+
+
+def runtime_group() -> Callable[[_F], _F]:
+    """Where networks run, as a `Runtime`."""
+    return group(
+        "runtime",
+        _runtime,
+        Headed(
+            "Runtime",
             "--provider",
             default="auto",
             show_default=True,
             help="Execution provider: auto, cpu, cuda, tensorrt, openvino, ...",
         ),
-    ):
-        function = option(function)
-    return function
+        Headed(
+            "Runtime",
+            "--provider-option",
+            "provider_options",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Option for the provider.",
+        ),
+        Headed("Runtime", "--threads", type=click.IntRange(min=1), help="CPU threads of ONNX Runtime."),
+        Headed(
+            "Runtime",
+            "--custom-ops",
+            multiple=True,
+            metavar="LIBRARY",
+            help="Shared library with operators of your own.",
+        ),
+    )
 
 
-def parse_floats(text: str | None, name: str) -> list[float] | None:
+def _runtime(values: Values) -> Runtime:
+    from lacoot_deploy.runtime.options import Runtime
+
+    return Runtime(
+        values["provider"],
+        values["threads"],
+        parse_pairs(values["provider_options"], "--provider-option"),
+        tuple(values["custom_ops"]),
+    )
+
+
+def bench_group(*options: Headed) -> Callable[[_F], _F]:
+    """How latency is measured, as `BenchOptions`: `--min-time`, `--batch`, and what else a command has of them."""
+    return group(
+        "timing",
+        _bench,
+        Headed(
+            "Measuring",
+            "--min-time",
+            type=float,
+            default=8.0,
+            show_default=True,
+            help="Seconds of timed runs of each pair.",
+        ),
+        Headed("Measuring", "--batch", type=click.IntRange(min=1), help="Samples in one run."),
+        *options,
+    )
+
+
+def _bench(values: Values) -> BenchOptions:
+    from dataclasses import fields
+
+    from lacoot_deploy.bench.options import BenchOptions
+
+    given = {entry.name: values[entry.name] for entry in fields(BenchOptions) if entry.name in values}
+    if "dims" in given:
+        try:
+            given["dims"] = {key: int(value) for key, value in parse_pairs(values["dims"], "--dim").items()}
+        except ValueError:
+            raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
+    return BenchOptions(**given)
+
+
+def parse_pairs(values: tuple[str, ...], name: str) -> dict[str, str]:
+    """`NAME=VALUE` as a mapping."""
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if any(not key or not value for key, value in pairs.items()):
+        raise click.BadParameter("give NAME=VALUE.", param_hint=name)
+    return pairs
+
+
+def parse_floats(text: str | None, name: str) -> tuple[float, ...] | None:
     """Comma-separated numbers, or None."""
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is no comma-separated list of numbers.", param_hint=name
@@ -95,8 +282,8 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return numbers[0], numbers[-1]
 
 
-def split_names(text: str | None) -> list[str] | None:
-    """Comma-separated names, or None; empty parts are dropped."""
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Comma-separated names, each once, or None; empty parts are dropped."""
     if text is None:
         return None
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -7,48 +7,55 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .live import progress
-from .measure import data_of
-from .options import PATH, data_options, output_options, provider_options
-from .render import note, print_json, say
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    bench_group,
+    data_group,
+    declared,
+    output_group,
+    runtime_group,
+    written,
+)
+from .render import say
 
 if TYPE_CHECKING:
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.reports import ReportDocument
+    from lacoot_deploy.runtime.options import Runtime
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="RUN_OR_MODEL...")
-@click.option("-o", "--output", type=PATH, required=True, help="The HTML page to write.")
-@click.option("--scratch", type=PATH, help="The control: a shallow network trained from scratch.")
-@click.option("--bench", is_flag=True, help="Measure latency as well.")
-@click.option(
-    "--min-time", type=float, default=8.0, show_default=True, help="Seconds of timed runs of each pair."
+@declared(
+    Headed(
+        "Measuring",
+        "--scratch",
+        type=PATH,
+        help="The control: a shallow network trained from scratch.",
+    ),
+    Headed("Measuring", "--bench", is_flag=True, help="Measure latency as well."),
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Samples in one run of --bench.")
-@click.option("--title", help="Heading of the page.")
-@data_options(split="test")
-@provider_options
-@output_options
+@bench_group()
+@data_group(split="test")
+@runtime_group()
+@output_group(
+    written("-o", "--output", required=True, help="The HTML page to write."),
+    Headed("Output", "--title", help="Heading of the page."),
+)
 def command(
     inputs: tuple[Path, ...],
     output: Path,
     scratch: Path | None,
     bench: bool,
-    min_time: float,
-    batch: int | None,
     title: str | None,
-    data: str | None,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
-    split: str,
-    samples: int | None,
-    seed: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    timing: BenchOptions,
+    data: DataOptions | None,
+    runtime: Runtime,
+    out: Output,
 ) -> None:
     """Write one page that says what went, what it cost and what it gained.
 
@@ -64,27 +71,18 @@ def command(
     """
     from lacoot_deploy.workflow.reporting import report
 
-    with progress(quiet=quiet) as told:
+    with out.progress() as told:
         document = report(
             inputs,
             output,
             scratch=scratch,
-            data=None if data is None else data_of(data, mean, std, size, split, samples, seed),
-            bench=bench,
-            min_time=min_time,
-            batch=batch,
-            provider=provider,
-            threads=threads,
+            data=data,
+            bench=timing if bench else None,
+            runtime=runtime,
             title=title,
             progress=told,
         )
-    if as_json:
-        print_json(document)
-        return
-    show(document)
-    for text in document.notes:
-        note(text, quiet=quiet)
-    note(f"Wrote {output}.", quiet=quiet)
+    out.result(document, show, notes=(*document.notes, f"Wrote {output}."))
 
 
 def show(document: ReportDocument) -> None:

@@ -13,29 +13,34 @@ from lacoot_deploy.errors import LacootError
 from lacoot_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lacoot_deploy.api import collapse
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.manifest import Manifest, Plan
     from lacoot_deploy.runtime.doctor import diagnose as doctor
+    from lacoot_deploy.runtime.options import Runtime
+    from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
     from lacoot_deploy.selection.planning import Limit
-    from lacoot_deploy.workflow.benching import bench_files as benchmark
-    from lacoot_deploy.workflow.collapsing import collapse
+    from lacoot_deploy.workflow.benching import benchmark
     from lacoot_deploy.workflow.comparing import compare
-    from lacoot_deploy.workflow.data import DataOptions
     from lacoot_deploy.workflow.healing import heal
     from lacoot_deploy.workflow.inspecting import inspect
-    from lacoot_deploy.workflow.linearising import LineariseOptions
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
     from lacoot_deploy.workflow.training import export, train
 
 
 _PLACES = {
-    "DataOptions": ("lacoot_deploy.workflow.data", "DataOptions"),
-    "LineariseOptions": ("lacoot_deploy.workflow.linearising", "LineariseOptions"),
+    "BenchOptions": ("lacoot_deploy.bench.options", "BenchOptions"),
+    "SearchOptions": ("lacoot_deploy.selection.options", "SearchOptions"),
+    "Runtime": ("lacoot_deploy.runtime.options", "Runtime"),
+    "DataOptions": ("lacoot_deploy.data.options", "DataOptions"),
+    "LineariseOptions": ("lacoot_deploy.selection.options", "LineariseOptions"),
     "Limit": ("lacoot_deploy.selection.planning", "Limit"),
     "Manifest": ("lacoot_deploy.manifest", "Manifest"),
     "Plan": ("lacoot_deploy.manifest", "Plan"),
-    "benchmark": ("lacoot_deploy.workflow.benching", "bench_files"),
-    "collapse": ("lacoot_deploy.workflow.collapsing", "collapse"),
+    "benchmark": ("lacoot_deploy.workflow.benching", "benchmark"),
+    "collapse": ("lacoot_deploy.api", "collapse"),
     "compare": ("lacoot_deploy.workflow.comparing", "compare"),
     "doctor": ("lacoot_deploy.runtime.doctor", "diagnose"),
     "export": ("lacoot_deploy.workflow.training", "export"),
@@ -47,12 +52,15 @@ _PLACES = {
 }
 
 __all__ = [
+    "BenchOptions",
     "DataOptions",
     "LacootError",
     "Limit",
     "LineariseOptions",
     "Manifest",
     "Plan",
+    "Runtime",
+    "SearchOptions",
     "benchmark",
     "collapse",
     "compare",

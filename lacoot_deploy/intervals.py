@@ -62,7 +62,7 @@ def proportion_interval(hits: int, n: int) -> tuple[float, float]:
     share, z2 = hits / n, Z95 * Z95
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
 def mean_interval(values: NDArray[Any], *, span: float | None = None) -> tuple[float, float]:

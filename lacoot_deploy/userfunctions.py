@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.errors import InputError, LacootError, UsageError
 
 _LOADED: set[str] = set()
 _TRUSTED: ContextVar[bool] = ContextVar("_TRUSTED", default=False)
@@ -74,3 +75,31 @@ def load_function(target: str, what: str) -> Callable[..., Any]:
     _LOADED.add(f"{module_name}:{function_name}")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def call_function(function: Callable[..., Any], target: str, *arguments: Any) -> Any:
+    """What a function of the user's gives.
+
+    Args:
+        function: The function.
+        target: What messages call it.
+        arguments: What it is given.
+
+    Raises:
+        InputError: It fails; the message says with what, and in which line of its source.
+    """
+    try:
+        return function(*arguments)
+    except LacootError:
+        raise
+    except Exception as error:  # what a user's function raises is the user's to choose
+        raise InputError(f"{target} failed{_place(error)}: {type(error).__name__}: {error}.") from error
+
+
+def _place(error: Exception) -> str:
+    """The last line of the user's own source that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+    if not own:
+        return ""
+    return f" in {os.path.basename(own[-1].filename)}, line {own[-1].lineno} ({(own[-1].line or '').strip()})"

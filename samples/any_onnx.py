@@ -98,7 +98,7 @@ def main() -> int:
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy.a:.2f} -> {found.accuracy.b:.2f} %")
     print(f"predictions agree in {found.agreement:.2f} %")
-    speed = ld.benchmark(model, out / "short.onnx", min_time=2.0)
+    speed = ld.benchmark(model, out / "short.onnx", options=ld.BenchOptions(min_time=2.0))
     print(f"{speed.verdict}: {speed.speedup:.2f} times as fast")
     return 0
 

@@ -40,7 +40,7 @@ def main() -> int:
             compared = ld.compare(*models, data, limits=limits)
             compared.require()
             print(f"predictions agree in {compared.agreement:.2f} %")
-        measured = ld.benchmark(*models, min_time=arguments.min_time)
+        measured = ld.benchmark(*models, options=ld.BenchOptions(min_time=arguments.min_time))
         measured.require(speedup=arguments.min_speedup)
         print(f"{measured.speedup:.2f} times as fast, 95 % interval {measured.ci95}")
     except ld.LacootError as error:

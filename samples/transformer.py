@@ -114,7 +114,7 @@ def main() -> int:
     assert compared.accuracy is not None
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
     print(f"accuracy {compared.accuracy.a:.1f} -> {compared.accuracy.b:.1f} %")
-    speed = ld.benchmark(model, short, min_time=2.0)
+    speed = ld.benchmark(model, short, options=ld.BenchOptions(min_time=2.0))
     print(f"{speed.verdict}: {speed.speedup:.2f} times as fast")
     return 0
 

@@ -75,8 +75,8 @@ def build_result(
         python=platform.python_version(),
         provider=response.provider,
         why=response.why,
-        provider_options=request.options.provider_options,
-        threads=request.options.threads,
+        provider_options=dict(request.runtime.provider_options),
+        threads=request.runtime.threads,
         thread_pool=response.thread_pool,
         optimization=request.options.optimization,
         tf32=(request.options.use_tf32 is not False) if response.provider == "cuda" else None,
@@ -84,9 +84,9 @@ def build_result(
         cuda_graph=request.options.cuda_graph,
         batch=response.batch,
         shapes=response.shapes,
-        inputs="given" if request.feeds.file else f"generated (seed {request.feeds.seed})",
+        inputs="given" if request.feeds else f"generated (seed {request.options.seed})",
         rounds=len(found["a"].samples),
-        seed=request.seed,
+        seed=request.options.seed,
         seconds=0.0,
     )
     models = {name: _latency(files[name], found[name], response.batch, memory.get(name)) for name in files}
@@ -98,8 +98,8 @@ def build_result(
     floor = None
     if "b" in models:
         rounds, own = log_ratios(found), log_ratios(found, "a_again")
-        ratio = ratio_interval(rounds, seed=request.seed)
-        floor = noise_floor(ratio_interval(own, seed=request.seed))
+        ratio = ratio_interval(rounds, seed=request.options.seed)
+        floor = noise_floor(ratio_interval(own, seed=request.options.seed))
         result.b = models["b"]
         result.speedup, result.ci95 = ratio.value, (ratio.low, ratio.high)
         result.noise_floor = floor
@@ -117,7 +117,7 @@ def build_result(
         response.activity,
         cpus=machine.affinity,
         quota=machine.quota,
-        threads=request.options.threads,
+        threads=request.runtime.threads,
         floor=floor,
         unstable=[files[name].label for name in files if not found[name].stable],
     )

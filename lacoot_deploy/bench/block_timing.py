@@ -37,7 +37,7 @@ def profiled(bench: Opener, request: Request, model: onnx.ModelProto) -> tuple[f
 
         for number in range(PROFILE_ROUNDS):
             plain = make_runner(bench.open(file), bench.feeds, False)
-            budget = request.seconds / PROFILE_ROUNDS / 2
+            budget = request.options.min_time / PROFILE_ROUNDS / 2
             totals.append(undisturbed(_runs(plain, budget)))
             plain.close()
             session = bench.open(file, named, profile)
@@ -80,7 +80,7 @@ def by_prefix(bench: Opener, request: Request, model: onnx.ModelProto) -> tuple[
     def progress(done: int, total: int) -> None:
         print(f"{done} {total}", flush=True)
 
-    plan = Plan(rounds=PROFILE_ROUNDS, seconds=request.seconds, seed=request.seed)
+    plan = Plan(rounds=PROFILE_ROUNDS, seconds=request.options.min_time, seed=request.options.seed)
     measured = measure_rounds([*values, whole], runner, plan, progress=progress)
     typical = {
         name: float(np.median(np.concatenate([np.exp(found[name].cycles()) for found in measured])))

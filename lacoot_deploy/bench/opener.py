@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class Opener:
         self.options = request.options
         self.shared = hasattr(onnxruntime, "set_global_thread_pool_sizes")
         if self.shared:
-            onnxruntime.set_global_thread_pool_sizes(self.options.threads or 0, 1)
-        self.provider = self.options.provider
+            onnxruntime.set_global_thread_pool_sizes(request.runtime.threads or 0, 1)
+        self.provider = request.runtime.provider
         first = next(iter(request.models.values()))
         session = self.open(first)
         self.provider, self.why = session.provider, session.why
@@ -62,21 +63,23 @@ class Opener:
     ) -> Session:
         """A fresh session of a model, or of another model made from it, whose weights are in the same place."""
         options = self.options
-        given = dict(options.provider_options)
+        given = dict(self.request.runtime.provider_options)
         if options.cuda_graph:
             given[self._graph_option()] = "1"
         return open_session(
             model.path if content is None else content,
-            provider=self.provider,
-            threads=None if self.shared else options.threads,
+            replace(
+                self.request.runtime,
+                provider=self.provider,
+                threads=None if self.shared else self.request.runtime.threads,
+                provider_options=given,
+            ),
             optimization=options.optimization,
-            provider_options=given,
             use_tf32=options.use_tf32,
             allow_cpu_nodes=options.allow_cpu_nodes,
             label=model.label,
-            session_config=self._config(model),
             source=None if content is None else model.path,
-            configure=lambda made: self._configure(made, configure),
+            configure=lambda made: self._configure(made, model, configure),
         )
 
     def _graph_option(self) -> str:
@@ -95,24 +98,22 @@ class Opener:
         """A fresh session of a model, ready to run on the feeds."""
         return make_runner(self.open(model), self.feeds, self.io_binding)
 
-    def _config(self, model: ModelFile) -> dict[str, str]:
-        config = {}
+    def _configure(self, options: Any, model: ModelFile, further: Any) -> None:
         if model.source is not None:
-            config["session.model_external_initializers_file_folder_path"] = str(model.source.resolve())
-        if not self.shared:
-            config["session.force_spinning_stop"] = "1"
-        return config
-
-    def _configure(self, options: Any, further: Any) -> None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(model.source.resolve())
+            )
         if self.shared:
             options.use_per_session_threads = False
+        else:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if further is not None:
             further(options)
 
     def _feeds(self, session: Session, model: ModelFile) -> dict[str, NDArray[Any]]:
-        wanted = self.request.feeds
-        if wanted.file is not None:
-            with np.load(wanted.file, allow_pickle=False) as archive:
+        wanted, file = self.options, self.request.feeds
+        if file is not None:
+            with np.load(file, allow_pickle=False) as archive:
                 feeds = {name: archive[name] for name in archive.files}
             check_feeds(session.inputs, feeds, what=session.label)
             return feeds

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from lacoot_deploy.bench.options import BLOCK_SECONDS, BenchOptions
 from lacoot_deploy.bench.process import ask
-from lacoot_deploy.bench.protocol import BlockNodes, Request, RunOptions
-from lacoot_deploy.bench.requests import feed_options, model_file
+from lacoot_deploy.bench.protocol import BlockNodes, Request
+from lacoot_deploy.bench.requests import feeds_file, model_file
 from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block
+from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.requests import Model
+
+BLOCKS = BenchOptions(min_time=BLOCK_SECONDS)
 
 
 class BlockLatency(BaseModel):
@@ -111,40 +115,22 @@ def realised(latencies: BlockLatencies, removed: Sequence[str], result: BenchRes
 def block_latencies(
     model: Model,
     blocks: Sequence[Block],
+    options: BenchOptions = BLOCKS,
     *,
+    runtime: Runtime = AUTO,
     feeds: Mapping[str, NDArray[Any]] | None = None,
-    batch: int | None = None,
-    dims: Mapping[str, int] | None = None,
-    min_time: float = 4.0,
-    threads: int | None = None,
-    provider: str = "auto",
-    provider_options: Mapping[str, str] | None = None,
-    optimization: str = "all",
-    use_tf32: bool | None = None,
-    allow_cpu_nodes: bool = False,
-    io_binding: bool | None = None,
     method: Literal["profile", "prefix"] | None = None,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> BlockLatencies:
-    """Measure each block's part of the latency; options as for `bench`.
+    """Measure each block's part of the latency.
 
     Args:
         model: The model: a file's path or a model.
         blocks: Its blocks; those inside If, Loop and Scan bodies are left out.
+        options: As for `bench`.
+        runtime: As for `bench`.
         feeds: As for `bench`.
-        batch: As for `bench`.
-        dims: As for `bench`.
-        min_time: Seconds of timed runs.
-        threads: As for `bench`.
-        provider: As for `bench`.
-        provider_options: As for `bench`.
-        optimization: As for `bench`.
-        use_tf32: As for `bench`.
-        allow_cpu_nodes: As for `bench`.
-        io_binding: As for `bench`.
         method: `profile` (on the CPU only) or `prefix`; None for the one that suits the provider.
-        seed: As for `bench`.
         progress: As for `bench`.
 
     Raises:
@@ -157,23 +143,14 @@ def block_latencies(
         request = Request(
             kind="blocks",
             models={"model": model_file(model, Path(folder), "model")},
-            options=RunOptions(
-                provider=provider,
-                provider_options={str(k): str(v) for k, v in (provider_options or {}).items()},
-                threads=threads,
-                optimization=optimization,
-                use_tf32=use_tf32,
-                allow_cpu_nodes=allow_cpu_nodes,
-                io_binding=io_binding,
-            ),
-            feeds=feed_options(feeds, batch, dims, seed, Path(folder)),
+            runtime=runtime,
+            options=options,
+            feeds=feeds_file(feeds, Path(folder)),
             blocks=[
                 BlockNodes(name=block.name, nodes=list(block.nodes), input=block.input, output=block.output)
                 for block in measured
             ],
             method=method,
-            seconds=min_time,
-            seed=seed,
         )
         response = ask(request, progress)
     total = response.total_seconds

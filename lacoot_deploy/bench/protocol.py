@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.bench.environment import Activity
+from lacoot_deploy.bench.options import DEFAULTS, BenchOptions
+from lacoot_deploy.runtime.options import AUTO, Runtime
 
 REQUEST, RESPONSE = "request.json", "response.json"
 """Names of the two files."""
@@ -25,46 +27,6 @@ class ModelFile(BaseModel):
     path: Path
     source: Path | None = None
     label: str
-
-
-class RunOptions(BaseModel):
-    """How to run a model.
-
-    Attributes:
-        provider: As for `runtime.sessions.open_session`.
-        provider_options: Options for the provider.
-        threads: Threads inside one operator; None for ONNX Runtime's choice.
-        optimization: Graph optimisation level.
-        use_tf32: Whether CUDA may round float32 to TF32; None for ONNX Runtime's default.
-        allow_cpu_nodes: Whether nodes beyond shape arithmetic may run on the CPU on another provider.
-        io_binding: Keep inputs and outputs on the device; None for: on CUDA yes, else no.
-        cuda_graph: Replay runs as a CUDA graph.
-    """
-
-    provider: str = "auto"
-    provider_options: dict[str, str] = Field(default_factory=dict)
-    threads: int | None = None
-    optimization: str = "all"
-    use_tf32: bool | None = None
-    allow_cpu_nodes: bool = False
-    io_binding: bool | None = None
-    cuda_graph: bool = False
-
-
-class FeedOptions(BaseModel):
-    """What to run on: arrays from a file, or generated ones.
-
-    Attributes:
-        file: An npz file with one array per input; None to generate.
-        batch: Size of free first axes.
-        dims: Sizes of free dimensions by name.
-        seed: Seed of generated values.
-    """
-
-    file: Path | None = None
-    batch: int | None = None
-    dims: dict[str, int] = Field(default_factory=dict)
-    seed: int = 0
 
 
 class NodePlacement(BaseModel):
@@ -91,26 +53,20 @@ class Request(BaseModel):
         kind: `latency`: time all models against each other; `memory`: load and run the first one; `blocks`: tell where
             the time of the first one goes.
         models: By contestant name; two contestants may share a file.
+        runtime: Where they run.
+        options: How they are measured.
+        feeds: An npz file with one array per input; None to generate them as the options say.
         blocks: For `blocks`: the blocks of the first model.
         method: For `blocks`: `profile` or `prefix`; None for the one that suits the provider.
-        rounds: Rounds of fresh sessions; None to choose by how slow the models are.
-        seconds: Time for timed runs.
-        warm_seconds: Least time of a session's warm-up; None for the default.
-        warm_runs: Least runs of a session's warm-up; None for the default.
-        seed: Seed of the orders.
     """
 
     kind: Literal["latency", "memory", "blocks"]
     models: dict[str, ModelFile]
-    options: RunOptions
-    feeds: FeedOptions
+    runtime: Runtime = AUTO
+    options: BenchOptions = DEFAULTS
+    feeds: Path | None = None
     blocks: list[BlockNodes] = Field(default_factory=list)
     method: Literal["profile", "prefix"] | None = None
-    rounds: int | None = None
-    seconds: float = 8.0
-    warm_seconds: float | None = None
-    warm_runs: int | None = None
-    seed: int = 0
 
 
 class ContestantReport(BaseModel):

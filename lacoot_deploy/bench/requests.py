@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.bench.protocol import FeedOptions, ModelFile
+from lacoot_deploy.bench.protocol import ModelFile
 from lacoot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,18 +38,12 @@ def model_file(model: Model, folder: Path, name: str) -> ModelFile:
     return ModelFile(path=path, label=f"Model {name}")
 
 
-def feed_options(
-    feeds: Mapping[str, NDArray[Any]] | None,
-    batch: int | None,
-    dims: Mapping[str, int] | None,
-    seed: int,
-    folder: Path,
-) -> FeedOptions:
-    """Feeds as the measuring process wants them: arrays in a file, or how to generate them."""
+def feeds_file(feeds: Mapping[str, NDArray[Any]] | None, folder: Path) -> Path | None:
+    """Feeds as a file that the measuring process reads; None where they are to be generated."""
     if feeds is None:
-        return FeedOptions(batch=batch, dims=dict(dims or {}), seed=seed)
+        return None
     file = folder / "feeds.npz"
     # Strings as objects would be pickled.
     arrays: dict[str, Any] = {name: a.astype(str) if a.dtype.kind == "O" else a for name, a in feeds.items()}
     np.savez(file, **arrays)
-    return FeedOptions(file=file, seed=seed)
+    return file

@@ -82,8 +82,8 @@ def _latency(request: Request) -> Response:
         slowest += _one_run(make_runner(session, bench.feeds, bench.io_binding))
         del session
     gc.collect()
-    rounds = request.rounds or (
-        FEWEST_ROUNDS if 4 * slowest > request.seconds / DEFAULT_ROUNDS else DEFAULT_ROUNDS
+    rounds = request.options.rounds or (
+        FEWEST_ROUNDS if 4 * slowest > request.options.min_time / DEFAULT_ROUNDS else DEFAULT_ROUNDS
     )
     watch = Watch(gpu=bench.provider in NVIDIA)
 
@@ -95,10 +95,10 @@ def _latency(request: Request) -> Response:
         lambda name: bench.runner(request.models[name]),
         Plan(
             rounds=rounds,
-            seconds=request.seconds,
-            seed=request.seed,
-            warm_seconds=WARM_SECONDS if request.warm_seconds is None else request.warm_seconds,
-            warm_runs=request.warm_runs,
+            seconds=request.options.min_time,
+            seed=request.options.seed,
+            warm_seconds=WARM_SECONDS if request.options.warmup_time is None else request.options.warmup_time,
+            warm_runs=request.options.warmup_runs,
         ),
         progress=progress,
     )

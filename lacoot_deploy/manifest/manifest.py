@@ -211,6 +211,10 @@ def read_manifest(model: onnx.ModelProto, *, path: str | Path = "the model") -> 
 def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
     """Parse a manifest's JSON text.
 
+    Args:
+        text: The JSON.
+        path: What error messages call the model.
+
     Raises:
         InputError: As for `read_manifest`.
     """
@@ -222,7 +226,12 @@ def parse_manifest(text: str, *, path: str | Path = "the model") -> Manifest:
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Put the manifest into a model, in place of the one it had; every other metadata entry stays."""
+    """Put the manifest into a model, in place of the one it had; every other metadata entry stays.
+
+    Args:
+        model: The model; it is changed.
+        manifest: What it is to carry.
+    """
     kept = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
     text = to_json(manifest)
     if kept:

@@ -194,6 +194,10 @@ class CollapseRecord(Record):
 def parse_plan(text: str, *, path: str | Path = "the plan") -> Plan:
     """Parse a plan's JSON text.
 
+    Args:
+        text: The JSON.
+        path: What error messages call the plan.
+
     Raises:
         InputError: It is no JSON, of the wrong structure or of a newer version.
     """

@@ -38,7 +38,12 @@ def check_version(version: int, what: str) -> int:
 
 
 def to_json(record: Record, *, indent: int | None = None) -> str:
-    """Canonical JSON of a record: keys sorted, nothing optional left out, non-finite numbers as null."""
+    """Canonical JSON of a record: keys sorted, nothing optional left out, non-finite numbers as null.
+
+    Args:
+        record: The record.
+        indent: Spaces of an indented text; None for one line.
+    """
     separators = (",", ":") if indent is None else None
     data = record.model_dump(mode="json")
     return json.dumps(_finite(data), sort_keys=True, separators=separators, indent=indent, ensure_ascii=False)

@@ -7,7 +7,7 @@ ONNX Runtime's kernels themselves round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lacoot_deploy.errors import InputError
 from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.feeds import model_inputs
+from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -157,11 +158,10 @@ def activation_moments(
     samples: Samples,
     *,
     target: onnx.ModelProto | None = None,
-    provider: str = "auto",
+    runtime: Runtime = AUTO,
     source: Path | None = None,
     batch_size: int | None = None,
     memory_bytes: int = 1 << 29,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ActivationMoments]:
     """Counts and moments of activations over calibration data, in bounded memory.
 
@@ -170,11 +170,10 @@ def activation_moments(
         watched: Its activations; those that do not fit into memory together are watched in several passes.
         samples: Calibration data.
         target: The unchanged network; None where it is the same.
-        provider: As for `open_session`.
+        runtime: Where both run.
         source: Where a model with external data was read from.
         batch_size: Samples per run; None for as many as fit `memory_bytes`, at most 64.
         memory_bytes: What activations may take at a time.
-        progress: Called with the samples done and the samples in all.
 
     Raises:
         InputError: An activation's values are not finite or of other shapes than they were.
@@ -185,11 +184,11 @@ def activation_moments(
     inputs = [entry.input for entry in watched]
     targets = [entry.target for entry in watched]
     if target is None:
-        session = ExposedSession(model, [*inputs, *targets], provider=provider, source=source)
+        session = ExposedSession(model, [*inputs, *targets], runtime=runtime, source=source)
         sessions = [(session, [*inputs, *targets])]
     else:
         sessions = [
-            (ExposedSession(network, names, provider=provider, source=source), names)
+            (ExposedSession(network, names, runtime=runtime, source=source), names)
             for network, names in ((model, inputs), (target, targets))
         ]
     fixed = fixed_batch(model_inputs(model))
@@ -198,7 +197,6 @@ def activation_moments(
     sizes = {entry.name: 2 * probe[entry.input][0].nbytes for entry in watched}
     groups = list(_groups(watched, sizes, memory_bytes // (fixed or 1)))
     streams = {entry.name: _Stream(entry.axis) for entry in watched}
-    done, total = 0, len(samples) * len(groups)
     for group in groups:
         size = batch_size or max(1, min(MAX_BATCH, memory_bytes // max(sum(sizes[e.name] for e in group), 1)))
         wanted = {name for entry in group for name in (entry.input, entry.target)}
@@ -208,9 +206,6 @@ def activation_moments(
                 streams[entry.name].add(
                     entry.name, values[entry.input][:real], values["\0" + entry.target][:real]
                 )
-            done += real
-            if progress is not None:
-                progress(done, total)
     return {name: stream.moments() for name, stream in streams.items()}
 
 

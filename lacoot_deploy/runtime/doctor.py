@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.machine import Machine, describe_machine
 from lacoot_deploy.runtime.libraries import driver_problem, required_libraries
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.providers import CUDA, full_name, listed_providers, preload_cuda, provider_binary
 from lacoot_deploy.runtime.sessions import open_session
 
@@ -100,7 +101,7 @@ def _try(provider: str) -> ProviderReport:
     graph = helper.make_graph(nodes, "doctor", values["x"], values["y"])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     try:
-        session = open_session(model, provider=full_name(provider), label="A small test model")
+        session = open_session(model, Runtime(full_name(provider)), label="A small test model")
         answer = session.run({"x": np.eye(4, dtype=np.float32)})["y"]
     except LacootError as error:
         return ProviderReport(name=provider, works=False, problem=str(error))

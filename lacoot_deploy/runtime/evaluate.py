@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import InputInfo, Samples
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.runtime.sessions import Session
+from lacoot_deploy.runtime.batching import Batching, declared_batch, find_batching, rows, sample_axes
 
 DEFAULT_BATCH = 64
 
 
 def fixed_batch(inputs: Sequence[InputInfo]) -> int | None:
     """The batch size that the model's inputs are fixed to; None where it is free."""
-    return next((info.shape[0] for info in inputs if info.shape and isinstance(info.shape[0], int)), None)
+    return declared_batch(inputs)
 
 
 def padded_batches(
     samples: Samples, batch_size: int, fixed: int | None
 ) -> Iterator[tuple[int, int, dict[str, NDArray[Any]]]]:
-    """Batches as (start, number of real samples, feeds).
+    """Batches as (start, number of real samples, feeds); see `Batching.batches`."""
+    batching = Batching(batch_size) if fixed is None else Batching(fixed, exact=True)
+    for batch in batching.batches(samples):
+        yield batch.start, batch.real, batch.feeds
 
-    With a fixed batch size a short last batch is filled up with its last sample; what comes out for the filling
-    is to be dropped.
 
-    Raises:
-        InputError: The batch size is below 1.
-    """
-    size = fixed or batch_size
-    if size < 1:
-        raise InputError(f"The batch size must be at least 1, not {size}.")
-    start = 0
-    for feeds in samples.batches(size):
-        real = len(next(iter(feeds.values())))
-        if fixed and real < fixed:
-            feeds = {
-                name: np.concatenate([a, np.repeat(a[-1:], fixed - real, axis=0)])
-                for name, a in feeds.items()
-            }
-        yield start, real, feeds
-        start += real
+class Runs(Protocol):
+    """Whatever runs a model: a session, or one that gives inner values."""
+
+    @property
+    def inputs(self) -> tuple[InputInfo, ...]:
+        """The inputs that must be fed."""
+
+    @property
+    def label(self) -> str:
+        """What messages call the model."""
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None, /
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs wanted, all by default."""
 
 
 def predict(
-    session: Session,
+    session: Runs,
     samples: Samples,
     outputs: Sequence[str] | None = None,
     batch_size: int = DEFAULT_BATCH,
@@ -58,26 +58,36 @@ def predict(
         session: The model.
         samples: What to run it on.
         outputs: Names of the outputs wanted; None for all.
-        batch_size: Samples per run; a model with a fixed batch size is run with that.
+        batch_size: Samples per run, where the model runs with that many.
 
     Raises:
-        InputError: The samples do not fit the model, or an output has no sample axis.
+        InputError: The samples do not fit the model, or an output counts no samples.
     """
-    collected: dict[str, NDArray[Any]] = {}
-    total = len(samples)
-    for start, real, feeds in padded_batches(samples, batch_size, fixed_batch(session.inputs)):
-        size = len(next(iter(feeds.values())))
-        for name, values in session.run(feeds, outputs).items():
-            if not isinstance(values, np.ndarray) or values.ndim == 0 or len(values) != size:
-                raise InputError(
-                    f"Output {name!r} of {session.label} has no sample axis: {_describe(values)} for {size} samples."
-                )
-            if name not in collected:
-                collected[name] = np.empty((total, *values.shape[1:]), dtype=values.dtype)
-            if values.shape[1:] != collected[name].shape[1:]:
-                raise InputError(f"Output {name!r} of {session.label} changes its shape from batch to batch.")
-            collected[name][start : start + real] = values[:real]
-    return collected
+    batching, values = find_batching(
+        lambda feeds: session.run(feeds, outputs), session.inputs, samples, batch_size
+    )
+    runs: list[tuple[Mapping[str, Any], int]] = []
+    batches = list(batching.batches(samples))
+    for batch in batches:
+        runs.append((session.run(batch.feeds, outputs) if batch.start else values, batch.size))
+    axes = sample_axes(runs)
+    for name in values:
+        if name not in axes:
+            raise InputError(_no_samples(name, [(found[name], size) for found, size in runs], session.label))
+    return {
+        name: np.concatenate(
+            [rows(found[name], axis, batch.real) for (found, _), batch in zip(runs, batches, strict=True)]
+        )
+        for name, axis in axes.items()
+    }
+
+
+def _no_samples(name: str, values: Sequence[tuple[Any, int]], label: str) -> str:
+    """Why an output cannot be told apart by samples."""
+    for value, size in values:
+        if not isinstance(value, np.ndarray) or size not in value.shape:
+            return f"Output {name!r} of {label} has no sample axis: {_describe(value)} for {size} samples."
+    return f"Output {name!r} of {label} changes its shape from batch to batch."
 
 
 def top_k_hits(logits: NDArray[Any], labels: NDArray[Any], k: int = 1) -> NDArray[np.bool_]:

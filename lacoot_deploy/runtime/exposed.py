@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.graph.model.expose import expose_values
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.sessions import Session, open_session
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class ExposedSession:
         model: onnx.ModelProto,
         values: Sequence[str],
         *,
-        provider: str = "auto",
+        runtime: Runtime = AUTO,
         source: Path | None = None,
     ) -> None:
         """Open the session.
@@ -36,7 +38,7 @@ class ExposedSession:
         Args:
             model: The model.
             values: Names of values of the main graph.
-            provider: As for `open_session`.
+            runtime: Where it runs.
             source: Where a model with external data was read from.
 
         Raises:
@@ -50,7 +52,17 @@ class ExposedSession:
         self._fed = [name for name in self.values if name in inputs]
         self._computed = [name for name in self.values if name not in inputs]
         exposed = expose_values(model, inner) if inner else model
-        self.session: Session = open_session(exposed, provider=provider, source=source)
+        self.session: Session = open_session(exposed, runtime, source=source)
+
+    @property
+    def inputs(self) -> tuple[InputInfo, ...]:
+        """The inputs that must be fed."""
+        return self.session.inputs
+
+    @property
+    def label(self) -> str:
+        """What messages call the model."""
+        return self.session.label
 
     def run(
         self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str] | None = None

@@ -22,6 +22,7 @@ from lacoot_deploy.manifest import DistanceRecord
 from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.feeds import model_inputs
+from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.runtime.streams import ActivationStatistics, PairStream, ValueStream
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ ASCENT_SAMPLES = 256
 FLOOR_DRAWS = 9
 ASCENT_FLOOR_DRAWS = 3
 MAX_BATCH = 64
+DEFAULTS = DistanceOptions()
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all, both passes counted."""
 
@@ -59,10 +61,16 @@ class BlockMeasurement:
 
 
 def measure_blocks(
-    model: onnx.ModelProto, blocks: Sequence[Block], samples: Samples, **options: Any
+    model: onnx.ModelProto,
+    blocks: Sequence[Block],
+    samples: Samples,
+    options: DistanceOptions = DEFAULTS,
+    *,
+    runtime: Runtime = AUTO,
+    source: Path | None = None,
 ) -> dict[str, dict[str, DistanceRecord]]:
     """The distances of each block by name; arguments as for `measure`."""
-    measured = measure(model, blocks, samples, **options)
+    measured = measure(model, blocks, samples, options, runtime=runtime, source=source)
     return {name: measurement.distances for name, measurement in measured.items()}
 
 
@@ -70,16 +78,10 @@ def measure(
     model: onnx.ModelProto,
     blocks: Sequence[Block],
     samples: Samples,
+    options: DistanceOptions = DEFAULTS,
     *,
-    seed: int = 0,
-    projections: int = 50,
-    p: float = 2.0,
-    provider: str = "auto",
+    runtime: Runtime = AUTO,
     source: Path | None = None,
-    split: str | None = None,
-    batch_size: int | None = None,
-    ascent: bool = True,
-    memory_bytes: int = 1 << 30,
     progress: Progress | None = None,
 ) -> dict[str, BlockMeasurement]:
     """Measure every block whose two ends can be compared.
@@ -94,15 +96,9 @@ def measure(
         model: The model.
         blocks: Its blocks.
         samples: Calibration data; at least two samples.
-        seed: Seed of the directions and of the choice of samples.
-        projections: Number of random directions.
-        p: Order of the Wasserstein distance.
-        provider: As for `open_session`.
+        options: Which distances, and how.
+        runtime: Where the model runs.
         source: Where a model with external data was read from.
-        split: The split that the samples came from, for the records.
-        batch_size: Samples per run; None for as many as fit `memory_bytes`, at most 64.
-        ascent: Whether to measure `mswd-ascent` too.
-        memory_bytes: What activations may take at a time.
         progress: Called after every batch.
 
     Raises:
@@ -110,13 +106,14 @@ def measure(
         ProviderError: As for `open_session`.
         UsageError: Fewer than two samples.
     """
+    seed, projections, p = options.seed, options.projections, options.p
     if len(samples) < 2:
         raise UsageError(f"Distances need at least two samples, got {len(samples)}.")
     ends = {block.name: pair for block in blocks if (pair := compared_values(block)) is not None}
     if not ends:
         return {}
     names = [value for pair in ends.values() for value in pair]
-    session = ExposedSession(model, names, provider=provider, source=source)
+    session = ExposedSession(model, names, runtime=runtime, source=source)
     fixed = fixed_batch(model_inputs(model))
     probe = session.run(next(padded_batches(samples, 1, fixed))[2])
     ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]])}
@@ -124,12 +121,12 @@ def measure(
         return {}
     needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
     features = {name: probe[name][0].size for name in needed}
-    size = batch_size or max(1, min(MAX_BATCH, memory_bytes // (8 * sum(features.values()))))
+    size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // (8 * sum(features.values()))))
 
     rng = np.random.default_rng(seed)
     chosen = _choose(rng, len(samples), DISTRIBUTION_SAMPLES)
     subset = rng.permutation(len(samples))[:ASCENT_SAMPLES]
-    groups = list(_groups(ends, features, subset, memory_bytes)) if ascent else []
+    groups = list(_groups(ends, features, subset, options.memory_bytes)) if options.ascent else []
     total = len(samples) + sum(len(indices) for _, indices in groups)
     done = 0
 
@@ -154,7 +151,7 @@ def measure(
     def record(
         value: float, count: int, floor: float | None = None, estimator: str | None = None
     ) -> DistanceRecord:
-        made = DistanceRecord(value=value, samples=count, seed=seed, split=split)
+        made = DistanceRecord(value=value, samples=count, seed=seed, split=options.split)
         if estimator is None:
             return made
         return made.model_copy(

@@ -13,9 +13,12 @@ from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Dim, Shape
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.feeds import generate_feeds, index_limits, model_inputs, resolve_shapes
+from lacoot_deploy.runtime.options import Runtime
 
 if TYPE_CHECKING:
     import onnx
+
+CPU = Runtime("cpu")
 
 
 def probe_shapes(
@@ -23,7 +26,7 @@ def probe_shapes(
     names: Sequence[str],
     *,
     source: Path | None = None,
-    provider: str = "cpu",
+    runtime: Runtime = CPU,
     seed: int = 0,
 ) -> dict[str, Shape]:
     """The shapes that values of the main graph take.
@@ -37,7 +40,7 @@ def probe_shapes(
         model: The model.
         names: The values wanted; those that are no arrays are left out.
         source: Where a model with external data was read from.
-        provider: As for `open_session`.
+        runtime: Where it runs.
         seed: Seed of the generated input.
 
     Raises:
@@ -46,7 +49,7 @@ def probe_shapes(
     if not names:
         return {}
     inputs = model_inputs(model)
-    session = ExposedSession(model, list(names), provider=provider, source=source)
+    session = ExposedSession(model, list(names), runtime=runtime, source=source)
     limits = index_limits(model)
     first, second = _sizes(inputs)
 

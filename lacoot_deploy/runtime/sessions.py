@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lacoot_deploy.errors import InputError, LacootError, ProviderError, UsageEr
 from lacoot_deploy.runtime.feeds import check_feeds
 from lacoot_deploy.runtime.libraries import driver_problem
 from lacoot_deploy.runtime.messages import load_error, run_error
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.placement import Placement, placements, shape_arithmetic_nodes
 from lacoot_deploy.runtime.providers import CPU, CUDA, explain, full_name, preload_cuda, quiet, short_name
 
@@ -103,33 +104,26 @@ class Session:
 
 def open_session(
     model: onnx.ModelProto | Path | str,
+    runtime: Runtime = AUTO,
     *,
-    provider: str = "auto",
-    threads: int | None = None,
     optimization: str = "all",
-    provider_options: Mapping[str, str] | None = None,
     use_tf32: bool | None = False,
     allow_cpu_nodes: bool = True,
     source: Path | None = None,
     label: str | None = None,
-    session_config: Mapping[str, str] | None = None,
-    configure: Any = None,
+    configure: Callable[[Any], None] | None = None,
 ) -> Session:
     """Load a model so that it runs on the wanted provider.
 
     Args:
         model: The model, or the path of its file. Models over 2 GB work from the path.
-        provider: `auto` (CUDA where it really runs the model, else the CPU), a short name such as `cuda`, or ONNX
-            Runtime's own name.
-        threads: Threads inside one operator; None for ONNX Runtime's choice (the physical cores).
+        runtime: Where it runs.
         optimization: ONNX Runtime's graph optimisations: `none`, `basic`, `extended` or `all`.
-        provider_options: Options for the provider, as ONNX Runtime spells them.
         use_tf32: Whether CUDA may round float32 to TF32 in matrix products; None for ONNX Runtime's default (yes). Off
             here, since outputs that are compared should not differ by rounding; on only where speed is measured.
         allow_cpu_nodes: Whether nodes beyond shape arithmetic may fall back to the CPU on another provider.
         source: Where a ModelProto with external data was read from (its file or folder).
         label: What messages call the model; by default its path or graph name.
-        session_config: Further session configuration entries.
         configure: A function that is given the `onnxruntime.SessionOptions` last, for what the above does not cover.
 
     Raises:
@@ -143,14 +137,14 @@ def open_session(
     label = label or (
         f"{model}" if isinstance(model, (Path, str)) else f"The model {model.graph.name or ''}".strip()
     )
-    options = _options(onnxruntime, threads, optimization, session_config)
+    options = _options(onnxruntime, runtime, optimization, label)
     content = _content(model, options, source, label)
     if configure is not None:
         configure(options)
 
     def attempt(full: str) -> Session:
         entry: Any = full
-        merged = {str(k): str(v) for k, v in (provider_options or {}).items()}
+        merged = {str(k): str(v) for k, v in runtime.provider_options.items()}
         if full == CUDA and use_tf32 is not None:
             merged["use_tf32"] = str(int(use_tf32))
         if merged:
@@ -166,11 +160,9 @@ def open_session(
             ort, label=label, provider=short_name(full), why="", placement=placement, seconds=seconds
         )
 
-    if provider == "auto":
-        session = _auto(attempt, label, onnxruntime.get_available_providers())
-    else:
-        session = _exactly(full_name(provider), attempt, label, allow_cpu_nodes)
-    return session
+    if runtime.provider == "auto":
+        return _auto(attempt, label, onnxruntime.get_available_providers())
+    return _exactly(full_name(runtime.provider), attempt, label, allow_cpu_nodes)
 
 
 def _auto(attempt: Any, label: str, available: Sequence[str]) -> Session:
@@ -233,9 +225,7 @@ def _provider_error(full: str, label: str, error: str | None = None) -> Provider
     return ProviderError(f"{label} cannot run on {short_name(full)}: {reason}. To mend it: {mend}.")
 
 
-def _options(
-    onnxruntime: Any, threads: int | None, optimization: str, config: Mapping[str, str] | None
-) -> Any:
+def _options(onnxruntime: Any, runtime: Runtime, optimization: str, label: str) -> Any:
     level = onnxruntime.GraphOptimizationLevel
     levels = {
         "none": level.ORT_DISABLE_ALL,
@@ -245,16 +235,17 @@ def _options(
     }
     if optimization not in levels:
         raise UsageError(f"There is no optimisation {optimization!r}; use one of {', '.join(levels)}.")
-    if threads is not None and threads < 1:
-        raise UsageError(f"The number of threads must be at least 1, not {threads}.")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels[optimization]
     options.log_severity_level = 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if runtime.threads is not None:
+        options.intra_op_num_threads = runtime.threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for key, value in (config or {}).items():
-        options.add_session_config_entry(key, value)
+    for library in runtime.custom_ops:
+        try:
+            options.register_custom_ops_library(str(library))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise load_error(f"The operators in {library} for {label}", error) from error
     return options
 
 

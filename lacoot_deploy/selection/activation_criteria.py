@@ -11,34 +11,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.linear.activations import Activation
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.runtime.activation_statistics import ActivationMoments
 
 Float64 = NDArray[np.float64]
 
-ACTIVATION_CRITERIA: dict[str, str] = {
-    "entropy": "entropy of the sign of what goes in, mean over channels (EASIER)",
-    "gaussian": "share of values outside the linear piece that each channel mostly is on (TLC)",
-    "slope": "distance of the slope from 1, else what the best affine fit leaves (LayerCollapse)",
-    "output": "divergence of the network's output when this activation alone is linear",
-}
-"""Names on the command line and what they mean."""
-
 _erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def check_criterion(name: str) -> str:
-    """The name, if there is such a criterion.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name not in ACTIVATION_CRITERIA:
-        known = ", ".join(ACTIVATION_CRITERIA)
-        raise UsageError(f"There is no criterion {name!r} for activations; choose one of {known}.")
-    return name
 
 
 def entropy(moments: ActivationMoments) -> float:

@@ -1,7 +1,8 @@
 """Criteria: functions from measurements to a score per block; the block with the lowest score goes first.
 
 A recorded criterion reads a distance that was measured on the dense network. A trial criterion removes the block in a
-trial, its repair fitted, and scores what comes out. A new one is an entry in `CRITERIA`.
+trial, its repair fitted, and scores what comes out. A new one is an
+entry in `CRITERIA` and its meaning in `names.BLOCK_CRITERIA`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord
 from lacoot_deploy.selection.judge import Quality
+from lacoot_deploy.selection.names import block_criterion
 
 Distances = Mapping[str, Mapping[str, DistanceRecord]]
 
@@ -25,7 +27,6 @@ class Criterion:
 
     Attributes:
         name: Its name on the command line.
-        meaning: One line for the help text.
         distance: The recorded distance that it reads; None for a trial criterion or the random control.
         trial: Score from the outcome of a trial removal; None for the others.
         labels: Whether it needs labels.
@@ -35,7 +36,6 @@ class Criterion:
     """
 
     name: str
-    meaning: str
     distance: str | None = None
     trial: Callable[[Quality], float] | None = None
     labels: bool = False
@@ -81,32 +81,14 @@ def _best_known(quality: Quality) -> float:
 CRITERIA: dict[str, Criterion] = {
     c.name: c
     for c in (
-        Criterion("mswd", "max-sliced Wasserstein distance over random directions (LaCoOT)", distance="mswd"),
-        Criterion("mswd-ascent", "the same, its direction optimised", distance="mswd-ascent"),
-        Criterion("paired", "relative RMS difference of output and input, per sample", distance="paired"),
-        Criterion("cosine", "1 - mean cosine of input and output (ShortGPT)", distance="cosine"),
-        Criterion(
-            "output",
-            "divergence of the network's output when the block is gone",
-            trial=_output,
-            costs="output",
-        ),
-        Criterion(
-            "loss",
-            "the loss on labelled data when the block is gone",
-            trial=_loss,
-            labels=True,
-            costs="loss",
-        ),
-        Criterion(
-            "latency",
-            "harm to the loss (or output) per millisecond that the block takes",
-            trial=_best_known,
-            per_latency=True,
-        ),
-        Criterion("random", "a random order: the control"),
+        *(Criterion(name, distance=name) for name in ("mswd", "mswd-ascent", "paired", "cosine")),
+        Criterion("output", trial=_output, costs="output"),
+        Criterion("loss", trial=_loss, labels=True, costs="loss"),
+        Criterion("latency", trial=_best_known, per_latency=True),
+        Criterion("random"),
     )
 }
+"""What each means is told in `names.BLOCK_CRITERIA`."""
 
 
 def get_criterion(name: str) -> Criterion:
@@ -115,9 +97,7 @@ def get_criterion(name: str) -> Criterion:
     Raises:
         UsageError: There is none.
     """
-    if name not in CRITERIA:
-        raise UsageError(f"There is no criterion {name!r}; choose one of {', '.join(CRITERIA)}.")
-    return CRITERIA[name]
+    return CRITERIA[block_criterion(name)]
 
 
 def recorded_scores(

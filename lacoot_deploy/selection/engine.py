@@ -7,7 +7,8 @@ each on the activations of the already shortened network, against what the dense
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,37 @@ import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
+from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block, Form
-from lacoot_deploy.graph.model.segments import split_at_blocks
-from lacoot_deploy.graph.surgery.channels import channel_axis
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.graph.surgery.folding import Folder, fold_refits
 from lacoot_deploy.machine import describe_machine
-from lacoot_deploy.runtime.sessions import Session, open_session
-from lacoot_deploy.selection.chains import Chains
+from lacoot_deploy.runtime.batching import Batch, check_finite, find_batching, rows
+from lacoot_deploy.runtime.feeds import model_inputs
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.maps import PER_CHANNEL, fit_repair
-from lacoot_deploy.selection.pieces import Pieces
+from lacoot_deploy.selection.network import Network
 from lacoot_deploy.selection.variant import EXACT, Kept, Removal, Values, Variant, apply_repair
+
+
+@dataclass
+class Course:
+    """One way through a network: what is removed and refitted, and whether maps are fitted on the way.
+
+    Attributes:
+        removed: The removals by block name; with `fitting`, their repairs are filled in.
+        kept: The refitted blocks that stay; with `refit`, they are filled in.
+        fitting: Whether the batches are those that repairs are fitted on.
+        refit: The kind of map that is fitted on the branches of blocks that stay.
+        anew: Whether every piece is run, whatever changed before it.
+    """
+
+    removed: dict[str, Removal] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    fitting: bool = False
+    refit: str | None = None
+    anew: bool = False
 
 
 class Engine:
@@ -41,8 +61,7 @@ class Engine:
         judge: Samples,
         *,
         source: Path | None = None,
-        provider: str = "auto",
-        threads: int | None = None,
+        runtime: Runtime = AUTO,
         batch_size: int = 64,
         memory_bytes: int | None = None,
     ) -> None:
@@ -50,74 +69,73 @@ class Engine:
 
         Args:
             model: The model.
-            blocks: Disjoint collapsible blocks of the main graph.
+            blocks: Collapsible blocks of the main graph. They may lie in one another: where one goes, those inside it
+                are gone.
             fit: Samples that repairs are fitted on; None where nothing is to be fitted.
             judge: Samples that removals are judged by.
             source: The model's file, where it has external data.
-            provider: Execution provider.
-            threads: CPU threads of ONNX Runtime.
-            batch_size: Samples per run.
+            runtime: Where the pieces run.
+            batch_size: Samples per run, where the model runs with that many.
             memory_bytes: What the values of one variant may take; where the samples need more, fewer of them are
                 used, spread evenly over those given. By default a sixteenth of the machine's memory; a search
                 holds up to three variants and half as much again in passing.
 
         Raises:
-            InputError: The blocks overlap or lie in subgraphs, or the model cannot be run.
+            InputError: A block lies in a subgraph, the model cannot be run on the samples, or it gives for one of them
+                what is no number.
         """
-        inferred = onnx.shape_inference.infer_shapes(model)
         self.model, self.judge_samples = model, judge
         self.fit_samples = judge.take(slice(0, 0)) if fit is None else fit
-        self.batch_size = batch_size
         self.runs = 0
-        # Every piece has a pool of threads; those of one that has run must not go on spinning while the next one runs.
-        self._open_args: dict[str, Any] = {
-            "provider": provider,
-            "threads": threads,
-            "source": source,
-            "session_config": {"session.intra_op.allow_spinning": "0"},
-        }
-        self.segments = split_at_blocks(inferred, blocks)
-        self.sessions = [self._open(segment.model) for segment in self.segments]
-        self.place = {s.block.name: i for i, s in enumerate(self.segments) if s.block is not None}
-        self.blocks = {s.block.name: s.block for s in self.segments if s.block is not None}
-        self.axes = {
-            name: channel_axis(inferred, block.input, None if block.shape is None else len(block.shape))
-            for name, block in self.blocks.items()
-        }
-        self.output_axes = {
-            name: channel_axis(
-                inferred, block.output, None if block.output_shape is None else len(block.output_shape)
-            )
-            for name, block in self.blocks.items()
-        }
-        parts = {s.block.name: s for s in self.segments if s.block is not None}
-        self._pieces = Pieces(inferred, parts, self._open)
+        self.network = Network(model, blocks, source, runtime)
+        self.blocks, self.place = self.network.blocks, self.network.place
+        self._folder = None if source is None else source.parent
+        self._names = [value.name for value in model.graph.input if value.name in judge.feeds]
+        inputs = [info for info in model_inputs(model) if info.name in judge.feeds]
+        self.batching, first = find_batching(
+            lambda feeds: self._forward([self._inputs(feeds)], Course(fitting=True, anew=True))[0],
+            inputs,
+            judge,
+            batch_size,
+        )
+        self.network.learn(dict(first))
         folder = Folder(model)
         self._folds = {name: folder.find(block) for name, block in self.blocks.items()}
-        self.outputs = [output.name for output in model.graph.output]
-        self._chains = Chains(self.segments, self.outputs)
-        self._passed_on = [
-            [name for name in segment.outputs if name in self._chains.readers or name in self.outputs]
-            for segment in self.segments
-        ]
-        self._names = [value.name for value in model.graph.input if value.name in judge.feeds]
-        self._limit_samples(_default_memory() if memory_bytes is None else memory_bytes)
-        self.fit_batches = -(-len(self.fit_samples) // batch_size)
+        self._limit_samples(first, _default_memory() if memory_bytes is None else memory_bytes)
+        parts = (list(self.batching.batches(part)) for part in (self.fit_samples, self.judge_samples))
+        self._fit_batches, self._judge_batches = parts
+        self.fit_batches = len(self._fit_batches)
         fitting, judging = (
-            self._forward([self._inputs(batch) for batch in part.batches(batch_size)], fitting=number == 0)
-            for number, part in enumerate((self.fit_samples, self.judge_samples))
+            self._forward(
+                [self._inputs(batch.feeds) for batch in batches], Course(fitting=not number, anew=True)
+            )
+            for number, batches in enumerate((self._fit_batches, self._judge_batches))
         )
         self.dense = Variant({}, (*fitting, *judging))
+        runs = [
+            (samples, list(zip(values, batches, strict=True)))
+            for samples, values, batches in (
+                (self.fit_samples, fitting, self._fit_batches),
+                (self.judge_samples, judging, self._judge_batches),
+            )
+        ]
+        self.judged = self.network.judged([run for _, part in runs for run in part])
+        for samples, part in runs:
+            for values, batch in part:
+                for name, value in self._judged(values, batch).items():
+                    check_finite(name, value, samples, batch.start)
         self.judge = Judge.of(self.gather(self.dense), self.judge_samples)
 
     def _inputs(self, batch: Values) -> Values:
         return {name: batch[name] for name in self._names}
 
-    def _limit_samples(self, memory_bytes: int) -> None:
+    def _limit_samples(self, first: Mapping[str, Any], memory_bytes: int) -> None:
         """Use no more samples than the memory holds the values of; at least a batch of each kind."""
-        first = next(self.judge_samples.batches(self.batch_size))
-        values = self._forward([self._inputs(first)], fitting=True)[0]
-        size = sum(value.nbytes for value in values.values()) / len(next(iter(first.values())))
+        held = sum(value.nbytes for value in first.values() if isinstance(value, np.ndarray))
+        batch = (
+            self.batching.size if self.batching.exact else min(self.batching.size, len(self.judge_samples))
+        )
+        size = held / batch
         share = memory_bytes / max(size * (len(self.fit_samples) + len(self.judge_samples)), 1)
         if share < 1:
             if len(self.fit_samples):
@@ -126,7 +144,7 @@ class Engine:
 
     def _spread(self, samples: Samples, share: float) -> Samples:
         """A share of the samples, evenly spread: they may lie in the order of their classes."""
-        count = max(int(len(samples) * share), min(len(samples), self.batch_size))
+        count = max(int(len(samples) * share), min(len(samples), self.batching.size))
         return samples.take(np.linspace(0, len(samples) - 1, count).round().astype(np.int64))
 
     def remove(
@@ -139,20 +157,27 @@ class Engine:
             names: Blocks to remove; removed ones may be named again to change their repair.
             form: The form; None for each block's best.
             repair: `none`, `affine`, `linear`, or what else `fit_repair` knows.
+
+        Raises:
+            InputError: A block is part of one that is gone already.
         """
-        removed, kept, first = self._asked(parent, names, form, repair)
-        fitting = self._forward(parent.values[: self.fit_batches], removed, kept, first, fitting=True)
-        judging = self._forward(parent.values[self.fit_batches :], removed, kept, first)
-        return Variant(removed, (*fitting, *judging), kept)
+        course, first = self._asked(parent, names, form, repair)
+        return self._both(parent, course, first)
 
     def remove_exactly(self, parent: Variant, cut: Cut) -> Variant:
         """The parent with a block removed by a cut that is known to change nothing."""
         name = cut.block.name
-        removed, kept, first = self._asked(parent, [name], cut.form, EXACT)
-        removed[name] = Removal(cut.form, EXACT, cut.repair)
-        fitting = self._forward(parent.values[: self.fit_batches], removed, kept, first, fitting=True)
-        judging = self._forward(parent.values[self.fit_batches :], removed, kept, first)
-        return Variant(removed, (*fitting, *judging), kept)
+        course, first = self._asked(parent, [name], cut.form, EXACT)
+        course.removed[name] = Removal(cut.form, EXACT, cut.repair)
+        return self._both(parent, course, first)
+
+    def _both(self, parent: Variant, course: Course, first: int) -> Variant:
+        """A variant: what its course fits on the fitting samples is then applied to the judging ones."""
+        course.fitting = True
+        fitting = self._forward(parent.values[: self.fit_batches], course, first)
+        course.fitting, course.refit = False, None
+        judging = self._forward(parent.values[self.fit_batches :], course, first)
+        return Variant(course.removed, (*fitting, *judging), course.kept)
 
     def trial(
         self,
@@ -178,18 +203,22 @@ class Engine:
 
         Returns:
             float64 [N]; None where the bound was passed.
+
+        Raises:
+            InputError: As for `remove`.
         """
-        removed, kept, first = self._asked(parent, names, form, repair)
-        last = max(self.place[name] for name in removed)
-        self._forward(parent.values[: self.fit_batches], removed, kept, first, last, fitting=True)
+        course, first = self._asked(parent, names, form, repair)
+        last = max(self.place[name] for name in course.removed)
+        course.fitting = True
+        self._forward(parent.values[: self.fit_batches], course, first, last)
+        course.fitting = False
         costs: list[NDArray[np.float64]] = []
         # A tie must not be lost to the order of a sum.
         allowed = np.inf if bound is None else bound * len(self.judge_samples) * (1 + 1e-9)
-        total, done = 0.0, 0
-        for batch in parent.values[self.fit_batches :]:
-            (outputs,) = self._forward([batch], removed, kept, first)
-            costs.append(self.judge.costs(outputs, start=done, labels=labels))
-            done += len(costs[-1])
+        total = 0.0
+        for values, batch in zip(parent.values[self.fit_batches :], self._judge_batches, strict=True):
+            (outputs,) = self._forward([values], course, first)
+            costs.append(self.judge.costs(self._judged(outputs, batch), start=batch.start, labels=labels))
             total += float(costs[-1].sum())
             if total > allowed:
                 return None
@@ -197,15 +226,31 @@ class Engine:
 
     def _asked(
         self, parent: Variant, names: Sequence[str], form: Form | None, repair: str
-    ) -> tuple[dict[str, Removal], dict[str, Kept], int]:
-        """The removals asked for, the refitted blocks that stay, and the first segment that changes."""
-        removed = dict(parent.removed)
+    ) -> tuple[Course, int]:
+        """The course asked for, and the first piece that changes."""
+        removed, chains = dict(parent.removed), self.network.chains
         for name in names:
+            for other in chains.overlapping(name) & removed.keys():
+                if other not in chains.inside(name):
+                    raise InputError(f"Block {name!r} went with {other!r}; it cannot go once more.")
+                del removed[other]
             removed[name] = Removal(form or self.blocks[name].forms[0], repair)
-        first = min(self.place[name] for name in names)
-        while (before := self._chains.before(first, removed)) is not None:
+        first = min(names, key=self.place.__getitem__)
+        while (before := chains.before(first, removed)) is not None:
             first = before
-        return removed, {n: k for n, k in parent.kept.items() if n not in removed}, first
+        gone = removed.keys() | {inner for name in removed for inner in chains.inside(name)}
+        return Course(removed, {n: k for n, k in parent.kept.items() if n not in gone}), self.place[first]
+
+    def gone(self, variant: Variant) -> set[str]:
+        """The blocks that cannot be removed from a variant: removed ones, and those that went with them."""
+        chains = self.network.chains
+        with_them = {
+            other
+            for name in variant.removed
+            for other in chains.overlapping(name)
+            if name not in chains.inside(other)
+        }
+        return variant.removed.keys() | with_them
 
     def refit(self, variant: Variant, kind: str = "linear") -> Variant:
         """The same removals, the branches of the blocks that stay behind them refitted in order.
@@ -219,21 +264,23 @@ class Engine:
         """
         if not variant.removed:
             return variant
-        removed, kept = dict(variant.removed), dict[str, Kept]()
-        first = min(self.place[name] for name in removed)
-        dense = self.dense.values
-        fitting = self._forward(dense[: self.fit_batches], removed, kept, first, fitting=True, refit=kind)
-        judging = self._forward(dense[self.fit_batches :], removed, kept, first)
-        return Variant(removed, (*fitting, *judging), kept)
+        first = min(self.place[name] for name in variant.removed)
+        return self._both(self.dense, Course(dict(variant.removed), refit=kind), first)
 
     def quality(self, variant: Variant) -> Quality:
         """How good the variant's outputs are on the judging samples."""
         return self.judge.judge(self.gather(variant))
 
     def gather(self, variant: Variant) -> Values:
-        """The variant's outputs on the judging samples."""
-        batches = variant.values[self.fit_batches :]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
+        """What the variant is judged by on the judging samples: its outputs that count samples, [N, ...] each."""
+        batches = [
+            self._judged(values, batch)
+            for values, batch in zip(variant.values[self.fit_batches :], self._judge_batches, strict=True)
+        ]
+        return {name: np.concatenate([values[name] for values in batches]) for name in self.judged}
+
+    def _judged(self, values: Values, batch: Batch) -> Values:
+        return {name: rows(values[name], axis, batch.real) for name, axis in self.judged.items()}
 
     def cuts(self, variant: Variant) -> list[Cut]:
         """The cuts that make the variant out of the model, in graph order."""
@@ -242,7 +289,7 @@ class Engine:
 
     def shares_map(self, variant: Variant, name: str) -> bool:
         """Whether a removed block leaves its map to the removed neighbour behind it."""
-        return self._chains.after(self.place[name], variant.removed)
+        return self.network.chains.after(name, variant.removed)
 
     def refits(self, variant: Variant) -> list[Refit]:
         """The maps folded into blocks that stay, in graph order."""
@@ -250,142 +297,145 @@ class Engine:
         return [Refit(self.blocks[name], variant.kept[name].repair) for name in order]
 
     def _forward(
-        self,
-        start: Sequence[Values],
-        removed: dict[str, Removal] | None = None,
-        kept: dict[str, Kept] | None = None,
-        first: int = 0,
-        last: int | None = None,
-        *,
-        fitting: bool = False,
-        refit: str | None = None,
+        self, start: Sequence[Values], course: Course, first: int = 0, last: int | None = None
     ) -> tuple[Values, ...]:
-        """Run the segments from `first` to `last` on batches of values; what did not change is not run again.
-
-        With `fitting` the batches are those that repairs and refits are fitted on, and what is fitted on the way is
-        written into `removed` and `kept`; without it, what stands there is applied.
-        """
+        """Run the pieces from `first` to `last` on batches of values; what did not change is not run again."""
         current = [dict(batch) for batch in start]
-        anew = removed is None
-        removed, kept = removed if removed is not None else {}, kept if kept is not None else {}
-        end = len(self.segments) if last is None else last + 1
+        network, removed = self.network, course.removed
+        end = len(network.pieces) if last is None else last + 1
         for i in range(first, end if current else first):
-            segment = self.segments[i]
-            block = segment.block
-            removal = removed.get(block.name) if block is not None else None
-            if block is not None and removal is not None:
-                removed[block.name] = self._stand_in(
-                    block, removal, current, fitting=fitting, shared=self._chains.after(i, removed)
-                )
-            elif anew or any(
+            piece = network.pieces[i]
+            owner = next((name for name in piece.segment.owners if name in removed), None)
+            if owner is not None:
+                if self.place[owner] == i:
+                    self._stand_in(self.blocks[owner], current, course)
+                continue
+            if not course.anew and not any(
                 batch[name] is not old[name]
                 for batch, old in zip(current, start, strict=True)
-                for name in segment.inputs
+                for name in piece.segment.inputs
             ):
-                self.runs += len(current)
-                if refit is not None and block is not None:
-                    self._refit(i, block, refit, current, kept)
-                session = kept[block.name].session if block and block.name in kept else self.sessions[i]
-                # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
-                wanted = segment.outputs if anew and fitting else self._passed_on[i]
-                for batch in current:
-                    batch.update(session.run({name: batch[name] for name in segment.inputs}, wanted))
+                continue
+            self.runs += len(current)
+            stays = next((name for name in piece.segment.owners if network.chains.pieces[name] == {i}), None)
+            if course.refit is not None and stays is not None:
+                self._refit(i, self.blocks[stays], current, course)
+            kept = course.kept.get(stays) if stays is not None else None
+            # Repairs are fitted on targets inside the dense network; elsewhere only what is read on is kept.
+            wanted = piece.segment.outputs if course.anew and course.fitting else network.passed_on[i]
+            for batch in current:
+                if kept is None:
+                    batch.update(piece.run(batch, wanted))
+                else:
+                    feeds = {name: batch[name] for name in piece.segment.inputs}
+                    batch.update(kept.session.run(feeds, wanted))
         return tuple(current)
 
-    def _refit(self, i: int, block: Block, kind: str, batches: list[Values], kept: dict[str, Kept]) -> None:
+    def _refit(self, i: int, block: Block, batches: list[Values], course: Course) -> None:
         """Fit a map on a kept block's branch and open a session of the block with the map folded in."""
-        place = self._folds[block.name]
-        if place is None:
+        place, kind, unit = self._folds[block.name], course.refit, block.units[-1]
+        made = {name for node in self.network.pieces[i].segment.nodes for name in node.output}
+        if place is None or kind is None or unit.branch not in made:
             return
-        unit = block.units[-1]
         inputs, targets = [], []
-        segment, session = self._pieces.get(block, "branch")
-        for batch, dense in zip(batches, self.dense.values, strict=False):
-            got = session.run({n: batch[n] for n in segment.inputs}, segment.outputs)
-            skip = got[unit.skip] if unit.skip in got else batch[unit.skip]
-            inputs.append(got[unit.branch])
-            targets.append(dense[unit.merge].astype(np.float32) - skip.astype(np.float32))
-        if not self._float(inputs[0]) or inputs[0].shape != targets[0].shape:
+        for values, dense, batch in zip(batches, self.dense.values, self._fit_batches, strict=False):
+            got = self.network.parts.run(block, "branch", values)
+            skip = got[unit.skip] if unit.skip in got else values[unit.skip]
+            inputs.append(real_rows(got[unit.branch], batch))
+            targets.append(real_rows(dense[unit.merge].astype(np.float32) - skip.astype(np.float32), batch))
+        if not _float(inputs[0]) or inputs[0].shape != targets[0].shape:
             return
         axis = place.axis % inputs[0].ndim
         repair = fit_repair(kind if place.matrix else PER_CHANNEL.get(kind, kind), inputs, targets, axis)
         if repair is None:
             return
-        folded = onnx.ModelProto()
-        folded.CopyFrom(self.segments[i].model)
-        source: Path | None = self._open_args["source"]
-        fold_refits(folded, [Refit(block, repair)], folder=None if source is None else source.parent)
-        kept[block.name] = Kept(repair, self._open(folded))
+        folded = self.network.piece_model(i, batches[0])
+        fold_refits(folded, [Refit(block, repair)], folder=self._folder)
+        course.kept[block.name] = Kept(repair, self.network.open(folded))
 
-    def _stand_in(
-        self, block: Block, removal: Removal, batches: list[Values], *, fitting: bool, shared: bool
-    ) -> Removal:
-        """Compute a removed block's output from its input on every batch, fitting its repair first if asked to."""
-        unit = block.units[-1]
-        if removal.form is Form.BYPASS:
-            base = [batch[block.input] for batch in batches]
-            axis, target = self.axes[block.name], block.output
-        elif len(block.units) > 1 or unit.merge_op != "Add":
+    def _stand_in(self, block: Block, batches: list[Values], course: Course) -> None:
+        """Compute a removed block's outputs from its inputs on every batch, fitting its repair first if asked to."""
+        unit, removal, parts = block.units[-1], course.removed[block.name], self.network.parts
+        whole = len(block.units) > 1 or unit.merge_op != "Add"
+        if removal.form is Form.SHORTCUT and whole:
             # Each unit loses its branch; what is left (a fused norm, say) is run as it stands, without a repair.
-            segment, session = self._pieces.get(block, "shortcut")
-            for batch in batches:
-                batch.update(session.run({n: batch[n] for n in segment.inputs}, segment.outputs))
-            return Removal(removal.form, removal.repair_kind, None)
-        else:
-            base = self._skip(block, batches)
-            axis, target = self.output_axes[block.name], unit.merge
-        repair = None if fitting and removal.repair_kind != EXACT else removal.repair
-        fits = not shared and removal.repair_kind not in ("none", EXACT) and self._float(base[0])
-        if fitting and fits and axis is not None:
-            dense = [batch[target] for batch in self.dense.values[: self.fit_batches]]
-            repair = fit_repair(removal.repair_kind, base, dense, axis)
+            for values in batches:
+                values.update(parts.run_cut(block, Form.SHORTCUT, values, self._typed(block, values)))
+            course.removed[block.name] = Removal(removal.form, removal.repair_kind, None)
+            return
+        bypass = removal.form is Form.BYPASS
+        base = [values[block.input] for values in batches] if bypass else self._skip(block, batches)
+        axis, target = (
+            (self.network.axes[block.name][0], block.output)
+            if bypass
+            else (self.network.axes[block.name][1], unit.merge)
+        )
+        repair = None if course.fitting and removal.repair_kind != EXACT else removal.repair
+        shared = self.network.chains.after(block.name, course.removed)
+        fits = not shared and removal.repair_kind not in ("none", EXACT) and _float(base[0])
+        if course.fitting and fits and axis is not None:
+            dense = self.dense.values[: self.fit_batches]
+            pairs = list(zip(base, dense, self._fit_batches, strict=True))
+            repair = fit_repair(
+                removal.repair_kind,
+                [real_rows(value, batch) for value, _, batch in pairs],
+                [real_rows(values[target], batch) for _, values, batch in pairs],
+                axis,
+            )
         mapped = base if repair is None else [apply_repair(repair, value) for value in base]
-        if removal.form is Form.BYPASS:
+        course.removed[block.name] = Removal(removal.form, removal.repair_kind, repair)
+        if bypass:
             if block.keep_relu:
                 mapped = [np.maximum(value, 0) for value in mapped]
             elif repair is not None:
                 mapped = self._clip(block, mapped, batches)
-            for batch, value in zip(batches, mapped, strict=True):
-                batch[block.output] = value
+            for values, value in zip(batches, mapped, strict=True):
+                sides = self.network.side_outputs(block, value, values, self._typed(block, values))
+                values.update(sides | {block.output: value})
         elif unit.merge == block.output:
-            for batch, value in zip(batches, mapped, strict=True):
-                batch[block.output] = value
+            for values, value in zip(batches, mapped, strict=True):
+                values[block.output] = value
         else:
-            segment, session = self._pieces.get(block, "trailing")
-            for batch, value in zip(batches, mapped, strict=True):
-                feeds = {n: value if n == unit.merge else batch[n] for n in segment.inputs}
-                batch.update(session.run(feeds, segment.outputs))
-        return Removal(removal.form, removal.repair_kind, repair)
+            for values, value in zip(batches, mapped, strict=True):
+                values.update(parts.run(block, "trailing", values | {unit.merge: value}))
+
+    def _typed(self, block: Block, values: Values) -> Values:
+        """Arrays of the types that what a block gives has: those of the dense network."""
+        return self.dense.values[0] if self.dense.values else values
 
     def _skip(self, block: Block, batches: list[Values]) -> list[NDArray[Any]]:
         unit = block.units[-1]
-        if unit.skip == block.input:
-            return [batch[block.input] for batch in batches]
-        segment, session = self._pieces.get(block, "skip")
-        return [
-            session.run({n: batch[n] for n in segment.inputs}, [unit.skip])[unit.skip] for batch in batches
-        ]
+        if unit.skip not in self._made(block):
+            return [values[unit.skip] for values in batches]
+        return [self.network.parts.run(block, "skip", values)[unit.skip] for values in batches]
+
+    def _made(self, block: Block) -> set[str]:
+        """The values that a block computes."""
+        pieces = (self.network.pieces[i] for i in self.network.chains.pieces[block.name])
+        return {name for piece in pieces for node in piece.segment.nodes for name in node.output}
 
     def _clip(self, block: Block, values: list[NDArray[Any]], batches: list[Values]) -> list[NDArray[Any]]:
         """Clip a map's values as the block clipped its output, as surgery does."""
-        last = next(node for node in self.model.graph.node if block.output in node.output)
+        last = self.network.splitter.nodes[self.network.splitter.producer[block.output]]
         if last.op_type == "Relu":
             return [np.maximum(value, 0) for value in values]
         if last.op_type != "Clip":
             return values
-        segment, session = self._pieces.get(block, "clip")
-        fed = (
-            {n: v if n == last.input[0] else batch[n] for n in segment.inputs}
-            for v, batch in zip(values, batches, strict=True)
-        )
-        return [session.run(feeds, segment.outputs)[block.output] for feeds in fed]
+        return [
+            self.network.parts.run(block, "clip", around | {last.input[0]: value})[block.output]
+            for value, around in zip(values, batches, strict=True)
+        ]
 
-    def _open(self, model: onnx.ModelProto) -> Session:
-        return open_session(model, label="A part of the model", **self._open_args)
 
-    @staticmethod
-    def _float(value: NDArray[Any]) -> bool:
-        return bool(np.issubdtype(value.dtype, np.floating))
+def real_rows(value: NDArray[Any], batch: Batch) -> NDArray[Any]:
+    """A value without what belongs to samples that only fill up a batch."""
+    if batch.real == batch.size or not value.ndim or len(value) % batch.size:
+        return value
+    return value[: len(value) // batch.size * batch.real]
+
+
+def _float(value: NDArray[Any]) -> bool:
+    return bool(np.issubdtype(value.dtype, np.floating))
 
 
 def _default_memory() -> int:

@@ -18,12 +18,10 @@ from lacoot_deploy.runtime.evaluate import DEFAULT_BATCH, fixed_batch, padded_ba
 from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
-from lacoot_deploy.selection.trial_runtime import Runtime
+from lacoot_deploy.selection.trials import Trials
 
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]
-
-FITS = ("identity", "affine", "pieces")
 
 
 class LinearNetwork:
@@ -34,7 +32,7 @@ class LinearNetwork:
         activations: Its activations.
         evidence: The samples with their roles.
         fit: What is put in place: `identity`, `affine` or `pieces`.
-        runtime: Where trial runs happen.
+        trials: Where trial runs happen.
         reference: The model that outputs are compared with; None for the model itself.
     """
 
@@ -45,27 +43,27 @@ class LinearNetwork:
         evidence: Evidence,
         *,
         fit: str,
-        runtime: Runtime,
+        trials: Trials,
         reference: onnx.ModelProto | None = None,
     ) -> None:
-        self.model, self.fit, self.runtime = model, fit, runtime
+        self.model, self.fit, self.trials = model, fit, trials
         self.place = {activation.name: number for number, activation in enumerate(activations)}
         fits = fit != "identity"
         self.fit_samples = evidence.fit if fits else None
         self.choose_samples = evidence.choose if fits else join(evidence.fit, evidence.choose)
         self.all_samples = join(evidence.fit, evidence.choose)
-        self._parameters = ActivationParameters(model, runtime.folder)
+        self._parameters = ActivationParameters(model, trials.folder)
         compared = model if reference is None else reference
-        self._judge = Judge.of(runtime.outputs(compared, self.choose_samples), self.choose_samples)
+        self._judge = Judge.of(trials.outputs(compared, self.choose_samples), self.choose_samples)
         self.dense = self._judge.judge(self._judge.dense)
 
     def network(self, items: Items) -> onnx.ModelProto:
         """The model with these activations linear; nothing is merged."""
-        return linearise(self.model, items, folder=self.runtime.folder)
+        return linearise(self.model, items, folder=self.trials.folder)
 
     def quality(self, items: Items) -> Quality:
         """What the network's outputs are worth on the choosing samples."""
-        return self._judge.judge(self.runtime.outputs(self.network(items), self.choose_samples))
+        return self._judge.judge(self.trials.outputs(self.network(items), self.choose_samples))
 
     def maps(self, items: Items, wanted: Sequence[Activation]) -> dict[str, Linearisation]:
         """The maps for activations, fitted to what the network feeds them and to what they gave in the model.
@@ -144,7 +142,7 @@ class LinearNetwork:
 
         What a sample costs is never negative, so the sum over the samples so far can only grow.
         """
-        session = self.runtime.session(self.network(items))
+        session = self.trials.session(self.network(items))
         count, total = len(self.choose_samples), 0.0
         for start, real, feeds in padded_batches(
             self.choose_samples, DEFAULT_BATCH, fixed_batch(session.inputs)
@@ -182,8 +180,8 @@ class LinearNetwork:
             watched,
             samples,
             target=target,
-            provider=self.runtime.provider,
-            source=self.runtime.source,
+            runtime=self.trials.runtime,
+            source=self.trials.source,
         )
 
 

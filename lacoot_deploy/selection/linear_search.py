@@ -201,14 +201,14 @@ def confirm(
     Raises:
         NothingToCollapseError: Even the first step exceeds the limit.
     """
-    runtime = network.runtime
-    judge = Judge.of(runtime.outputs(reference, evidence.confirm), evidence.confirm)
+    trials = network.trials
+    judge = Judge.of(trials.outputs(reference, evidence.confirm), evidence.confirm)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]
         if limit is not None and not limit.keeps(network.dense, step.quality):
             continue
-        outputs = runtime.outputs(finish(network.network(step.items)), evidence.confirm)
+        outputs = trials.outputs(finish(network.network(step.items)), evidence.confirm)
         confirmed = judge.judge(outputs)
         if limit is None or limit.keeps(dense, confirmed):
             return list(path[:depth]), {

@@ -1,68 +1,155 @@
-"""The parts of a block that stay when it goes, or that a refit needs: models of their own, made when first used."""
+"""The pieces of a split model and the parts of its blocks, each opened when it is first run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import onnx
+from onnx import helper
 
 from lacoot_deploy.graph.model.blocks import Block, Form
-from lacoot_deploy.graph.model.segments import Segment, extract
+from lacoot_deploy.graph.model.segments import Segment, Splitter
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
-from lacoot_deploy.runtime.sessions import Session
+from lacoot_deploy.runtime.options import Runtime
+from lacoot_deploy.runtime.sessions import Session, open_session
+from lacoot_deploy.runtime.weights import SharedWeights, share
+from lacoot_deploy.selection.variant import Values
 
-Part = Literal["shortcut", "branch", "skip", "trailing", "clip"]
-"""`shortcut`: what is left without the branches. `branch`, `skip`: the operands of the last merge. `trailing`: what
-follows that merge. `clip`: the last operator alone."""
+Part = Literal["cut", "branch", "skip", "trailing", "clip"]
+"""`cut`: what is left of a block that goes. `branch`, `skip`: the operands of the last merge. `trailing`: what follows
+that merge. `clip`: the last operator alone."""
+
+# Every piece has a pool of threads; those of one that has run must not go on spinning while the next one runs.
+QUIET = {"session.intra_op.allow_spinning": "0"}
 
 
-class Pieces:
-    """Parts of a model's blocks with a session each.
+class Opener:
+    """Opens sessions for parts of one model.
+
+    The types of what a part reads are those of the arrays that it is given: no inference knows them all, and what a
+    file says of them may be wrong. Weights are shared by all sessions.
 
     Args:
-        inferred: The model with its shapes.
-        segments: The segment of each block, by the block's name.
-        open_session: Opens a session for a part.
+        splitter: The model's graph.
+        model: The model.
+        source: Its file, where it has external data.
+        runtime: Where parts run.
     """
 
     def __init__(
-        self,
-        inferred: onnx.ModelProto,
-        segments: Mapping[str, Segment],
-        open_session: Callable[[onnx.ModelProto], Session],
+        self, splitter: Splitter, model: onnx.ModelProto, source: Path | None, runtime: Runtime
     ) -> None:
-        self._inferred, self._segments, self._open = inferred, segments, open_session
-        self._made: dict[tuple[str, str], tuple[Segment, Session]] = {}
+        self.splitter = splitter
+        self._source, self._runtime = source, runtime
+        self._weights = SharedWeights(model, source)
+        self._config = QUIET | ({"session.disable_prepacking": "1"} if self._weights.huge else {})
 
-    def get(self, block: Block, part: Part) -> tuple[Segment, Session]:
-        """A part of a block and its session."""
+    def segment(self, segment: Segment, feeds: Mapping[str, Any]) -> Session:
+        """A session of a segment that will be run on such feeds."""
+        tensors, values = self._weights.stubs(segment.weights)
+        types = {name: type_of(feeds[name]) for name in segment.inputs}
+        return self._open(self.splitter.model(segment, types, tensors), values)
+
+    def model(self, model: onnx.ModelProto) -> Session:
+        """A session of a model made out of a part of this one."""
+        return self._open(model, {})
+
+    def part_model(self, segment: Segment, feeds: Mapping[str, Any]) -> onnx.ModelProto:
+        """A segment as a model with its weights in it (external ones stay where they are)."""
+        return self.splitter.model(segment, {name: type_of(feeds[name]) for name in segment.inputs})
+
+    def _open(self, model: onnx.ModelProto, values: Mapping[str, Any]) -> Session:
+        def set_up(options: Any) -> None:
+            for key, value in self._config.items():
+                options.add_session_config_entry(key, value)
+            share(options, values)
+
+        return open_session(
+            model, self._runtime, source=self._source, label="A part of the model", configure=set_up
+        )
+
+
+class Piece:
+    """A segment that can be run."""
+
+    def __init__(self, segment: Segment, opener: Opener) -> None:
+        self.segment = segment
+        self._opener = opener
+        self._session: Session | None = None
+
+    def run(self, values: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Values:
+        """Run it on what `values` has of its inputs."""
+        feeds = {name: values[name] for name in self.segment.inputs}
+        if self._session is None:
+            self._session = self._opener.segment(self.segment, feeds)
+        return self._session.run(feeds, self.segment.outputs if outputs is None else outputs)
+
+
+class Parts:
+    """Parts of a model's blocks that stay when a block goes, or that a refit needs."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._pieces: dict[tuple[Part, str], Piece] = {}
+        self._cuts: dict[tuple[str, Form], tuple[tuple[str, ...], Session]] = {}
+
+    def run(self, block: Block, part: Part, values: Mapping[str, Any]) -> Values:
+        """Run a part of a block on what `values` has of its inputs."""
         key = (part, block.name)
-        if key not in self._made:
-            segment = self._extract(block, part)
-            self._made[key] = (segment, self._open(segment.model))
-        return self._made[key]
+        if key not in self._pieces:
+            self._pieces[key] = Piece(self._extract(block, part), self._opener)
+        return self._pieces[key].run(values)
+
+    def run_cut(
+        self, block: Block, form: Form, values: Mapping[str, Any], types: Mapping[str, Any]
+    ) -> Values:
+        """Run what surgery leaves of a block when it goes without a repair.
+
+        Args:
+            block: The block.
+            form: How it goes.
+            values: What it reads.
+            types: Arrays of the types that the values it gives have.
+        """
+        key = (block.name, form)
+        if key not in self._cuts:
+            whole = self._opener.splitter.whole(block)
+            model = self._opener.part_model(whole, values)
+            for output in model.graph.output:
+                output.type.CopyFrom(type_of(types[output.name]))
+            cut = collapse_blocks(model, [Cut(replace(block, dtype=str(types[block.output].dtype)), form)])
+            self._cuts[key] = (tuple(v.name for v in cut.graph.input), self._opener.model(cut))
+        inputs, session = self._cuts[key]
+        return session.run({name: values[name] for name in inputs})
 
     def _extract(self, block: Block, part: Part) -> Segment:
-        whole, unit, name = self._segments[block.name], block.units[-1], f"{part} {block.name}"
-        if part == "shortcut":
-            cut = collapse_blocks(self._with_types(whole, block), [Cut(block, Form.SHORTCUT)])
-            return extract(cut, [value.name for value in cut.graph.input], [block.output], name=name)
+        splitter, unit, name = self._opener.splitter, block.units[-1], f"{part} {block.name}"
+        whole = splitter.whole(block)
         if part == "branch":
-            made = {output for node in whole.model.graph.node for output in node.output}
-            ends = [value for value in (unit.branch, unit.skip) if value in made]
-            return extract(self._inferred, whole.inputs, ends, name=name)
+            ends = [value for value in (unit.branch, unit.skip) if value in splitter.producer]
+            made = {output for node in whole.nodes for output in node.output}
+            return splitter.extract(whole.inputs, [end for end in ends if end in made], name=name)
         if part == "skip":
-            return extract(self._inferred, whole.inputs, [unit.skip], name=name)
+            return splitter.extract(whole.inputs, [unit.skip], name=name)
         start = unit.merge
         if part == "clip":
-            start = next(n for n in self._inferred.graph.node if block.output in n.output).input[0]
-        return extract(self._inferred, [start, *whole.inputs], [block.output], name=name)
+            start = splitter.nodes[splitter.producer[block.output]].input[0]
+        return splitter.extract([start, *whole.inputs], [block.output], name=name)
 
-    def _with_types(self, segment: Segment, block: Block) -> onnx.ModelProto:
-        model = onnx.shape_inference.infer_shapes(segment.model)
-        known = {v.name: v for v in (*self._inferred.graph.value_info, *self._inferred.graph.output)}
-        del model.graph.output[:]
-        model.graph.output.append(known.get(block.output, onnx.ValueInfoProto(name=block.output)))
-        return model
+
+def type_of(value: Any) -> onnx.TypeProto:
+    """The ONNX type of what ONNX Runtime gives or takes, without a shape."""
+    if isinstance(value, list):
+        kind = type_of(value[0]) if value else helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+        sequence: onnx.TypeProto = helper.make_sequence_type_proto(kind)
+        return sequence
+    array = np.asarray(value)
+    text = array.dtype.kind in "USO"
+    element = onnx.TensorProto.STRING if text else helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor: onnx.TypeProto = helper.make_tensor_type_proto(element, None)
+    return tensor

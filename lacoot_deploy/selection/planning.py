@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import join
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
@@ -15,18 +14,18 @@ from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.io import fingerprint
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
-from lacoot_deploy.graph.surgery.cuts import Cut, Refit
+from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.runtime.evaluate import predict
-from lacoot_deploy.runtime.sessions import open_session
+from lacoot_deploy.selection.confirming import Confirming
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
-from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.limits import stop_rule
 from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
+from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.search import Step, greedy, ranked
+from lacoot_deploy.selection.trials import ANYWHERE, Trials
 from lacoot_deploy.selection.variant import EXACT
 
 Progress = Callable[[int, int, str], None]
@@ -36,21 +35,12 @@ def make_plan(
     model: onnx.ModelProto,
     blocks: Sequence[Block],
     limit: Limit,
+    options: SearchOptions = DEFAULTS,
     *,
-    criterion: str | None = None,
-    search: str | None = None,
-    repair: str = "auto",
-    refit: bool | None = None,
-    form: str = "auto",
     evidence: Evidence | None = None,
     distances: Distances | None = None,
-    source: Path | None = None,
-    provider: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
+    trials: Trials = ANYWHERE,
     progress: Progress | None = None,
-    speedup: Callable[[onnx.ModelProto], float] | None = None,
-    latencies: Callable[[], Mapping[str, float]] | None = None,
 ) -> Plan:
     """Choose which blocks go, in which form, with which repair.
 
@@ -58,40 +48,26 @@ def make_plan(
         model: The model.
         blocks: Its blocks, from discovery.
         limit: How far to go.
-        criterion: Name of a criterion; by default `loss` with labels, `output` with data but no labels, else the
-            best recorded distance.
-        search: `ranked` or `greedy`; by default `greedy` where the criterion tries removals, else `ranked`.
-        repair: `none`, `affine`, `linear` or `auto`. Without data nothing can be fitted: `auto` is then `none`.
-        refit: Whether the blocks that stay are refitted where that is a real gain; None for yes with `auto`.
-        form: `auto`, `bypass` or `shortcut`.
+        options: What ranks the blocks, and what is put in their place.
         evidence: Samples to fit, choose and confirm by; None where none were given.
         distances: Recorded distances by block name.
-        source: The model's file.
-        provider: Execution provider of the trials.
-        threads: CPU threads.
-        seed: Seed of the random control.
+        trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
-        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
-        latencies: Measures the milliseconds that each block takes; needed for a criterion that weighs them.
 
     Raises:
         UsageError: Options that contradict each other or need data that was not given.
         NothingToCollapseError: No block can go under the limit.
     """
-    if evidence is None and (repair not in ("none", "auto") or refit):
-        asked = "--refit" if refit else f"--repair {repair}"
-        raise UsageError(f"{asked} is fitted on data: give --data.")
-    refit = repair == "auto" if refit is None else refit
-    if evidence is None and (limit.max_drop or limit.max_drift or limit.min_speedup) is not None:
-        raise UsageError(f"--{next(iter(limit.given())).replace('_', '-')} is measured on data: give --data.")
-    candidates = _candidates(blocks, limit, form)
-    folder = None if source is None else source.parent
+    distances = distances or {}
+    _check(limit, options, evidence)
+    candidates = _candidates(blocks, limit, options)
     # With `auto` what goes for nothing goes first; a fixed repair is the user's word.
-    exact = constant_cuts(model, candidates, folder) if repair == "auto" and form == "auto" else []
+    auto = options.repair == "auto" and options.form == "auto"
+    exact = constant_cuts(model, candidates, trials.folder) if auto else []
     if limit.lossless:
         return _plan_lossless(model, exact)
-    rule = _criterion(criterion, evidence, distances, candidates, limit)
-    search = search or ("greedy" if rule.trial is not None else "ranked")
+    rule = _criterion(options.criterion, evidence, distances, candidates, limit)
+    search = options.search or ("greedy" if rule.trial is not None else "ranked")
     if search == "greedy" and rule.trial is None:
         raise UsageError(
             f"--search greedy scores trial removals; {rule.name!r} does not: use output or loss."
@@ -102,67 +78,82 @@ def make_plan(
     if limit.blocks is not None:
         plan.criterion = plan.search = None
     if evidence is None:
-        return _plan_without_data(plan, candidates, exact, limit, rule, distances or {}, form, seed)
+        return _plan_without_data(plan, candidates, exact, limit, _Ranking(rule, distances, options))
     # Where nothing is fitted, all samples that do not confirm can choose.
-    fits = repair != "none" or refit
+    fits = options.repair != "none" or options.refits
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
-    engine = Engine(model, candidates, fit, choose, source=source, provider=provider, threads=threads)
-    wanted = None if form == "auto" else Form(form)
-    stop = _stop(engine, limit, model, speedup)
-    names = [block.name for block in candidates]
-    path: list[Step]
-    times: Mapping[str, float] = {}
-    if rule.per_latency:
-        if latencies is None:
-            raise UsageError(f"The criterion {rule.name!r} needs the latency of every block to be measured.")
-        times = latencies()
-    if limit.blocks is not None or rule.trial is None or search == "ranked":
-        if limit.blocks is not None:
-            scores = {name: float(engine.place[name]) for name in names}
-        elif rule.trial is not None:
-            scores = {
-                n: rule.trial(
-                    engine.quality(engine.remove(engine.dense, [n], form=wanted, repair=_plain(repair)))
-                )
-                for n in names
-            }
-        else:
-            scores = recorded_scores(rule, names, distances or {}, seed=seed)
-        if limit.max_distance is not None:
-            scores = {n: s for n, s in scores.items() if s <= limit.max_distance}
-            if not scores:
-                raise _nothing(f"no block has a distance of at most {limit.max_distance}")
-        path = ranked(
-            engine,
-            scores,
-            exact=exact,
-            repair=repair,
-            refit=refit,
-            form=wanted,
-            stop=stop,
-            progress=progress,
+    engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
+    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials)
+    stop = _stop(engine, limit, model, trials.speedup)
+    times = _latencies(rule, trials)
+    if rule.trial is not None and search == "greedy" and limit.blocks is None:
+        names = list(engine.place)
+        path = greedy(
+            engine, names, rule, options, exact=exact, stop=stop, latencies=times, progress=progress
         )
     else:
-        path = greedy(
-            engine,
-            names,
-            rule,
-            exact=exact,
-            repair=repair,
-            refit=refit,
-            form=wanted,
-            stop=stop,
-            latencies=times,
-            progress=progress,
-        )
-    return _confirmed(plan, engine, path, limit, evidence, model, source, provider, threads)
+        scores = _scores(engine, limit, _Ranking(rule, distances, options), times)
+        path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
+    return _confirmed(plan, engine, path, limit, evidence, confirming)
 
 
-def _plain(repair: str) -> str:
-    return "affine" if repair == "auto" else repair
+@dataclass(frozen=True)
+class _Ranking:
+    """What puts blocks in order: a criterion, and the distances that are recorded."""
+
+    rule: Criterion
+    distances: Distances
+    options: SearchOptions
+
+    def recorded(self, names: list[str]) -> dict[str, float]:
+        """Scores of the blocks that have one without any trial."""
+        return recorded_scores(self.rule, names, self.distances, seed=self.options.seed)
 
 
-def _candidates(blocks: Sequence[Block], limit: Limit, form: str) -> list[Block]:
+def _check(limit: Limit, options: SearchOptions, evidence: Evidence | None) -> None:
+    """Refuse what needs data where there is none."""
+    if evidence is not None:
+        return
+    if options.repair not in ("none", "auto") or options.refit:
+        asked = "--refit" if options.refit else f"--repair {options.repair}"
+        raise UsageError(f"{asked} is fitted on data: give --data.")
+    if (limit.max_drop or limit.max_drift or limit.min_speedup) is not None:
+        raise UsageError(f"--{next(iter(limit.given())).replace('_', '-')} is measured on data: give --data.")
+
+
+def _latencies(rule: Criterion, trials: Trials) -> Mapping[str, float]:
+    """Milliseconds by block, where the criterion weighs them."""
+    if not rule.per_latency:
+        return {}
+    if trials.latencies is None:
+        raise UsageError(f"The criterion {rule.name!r} needs the latency of every block to be measured.")
+    return trials.latencies()
+
+
+def _scores(
+    engine: Engine, limit: Limit, ranking: _Ranking, latencies: Mapping[str, float]
+) -> dict[str, float]:
+    """A fixed score for every block that may go."""
+    names, rule, options = list(engine.place), ranking.rule, ranking.options
+    if limit.blocks is not None:
+        return {name: float(engine.place[name]) for name in names}
+    if rule.trial is None:
+        scores = ranking.recorded(names)
+    else:
+        repair = "affine" if options.repair == "auto" else options.repair
+        dense, scores = engine.quality(engine.dense), {}
+        for name in names:
+            alone = engine.remove(engine.dense, [name], form=options.wanted, repair=repair)
+            scores[name] = rule.score(dense, engine.quality(alone), latencies.get(name))
+    if limit.max_distance is not None:
+        scores = {name: score for name, score in scores.items() if score <= limit.max_distance}
+        if not scores:
+            raise _nothing(f"no block has a distance of at most {limit.max_distance}")
+    return scores
+
+
+def _candidates(blocks: Sequence[Block], limit: Limit, options: SearchOptions) -> list[Block]:
+    form = options.form
     if limit.blocks is not None:
         chosen = [find_block(name, blocks) for name in dict.fromkeys(limit.blocks)]
         for block in chosen:
@@ -216,16 +207,14 @@ def _plan_without_data(
     candidates: list[Block],
     exact: Sequence[Cut],
     limit: Limit,
-    rule: Criterion,
-    distances: Distances,
-    form: str,
-    seed: int,
+    ranking: _Ranking,
 ) -> Plan:
+    rule, form = ranking.rule, ranking.options.form
     evidence: list[dict[str, Any]]
     if limit.blocks is not None:
         chosen, evidence = candidates, [{"chosen_by": "user"} for _ in candidates]
     else:
-        scores = recorded_scores(rule, [block.name for block in candidates], distances, seed=seed)
+        scores = ranking.recorded([block.name for block in candidates])
         chosen = sorted((b for b in candidates if b.name in scores), key=lambda block: scores[block.name])
         if limit.count is not None:
             if limit.count > len(chosen):
@@ -270,22 +259,10 @@ def _confirmed(
     path: list[Step],
     limit: Limit,
     evidence: Evidence,
-    model: onnx.ModelProto,
-    source: Path | None,
-    provider: str,
-    threads: int | None,
+    confirming: Confirming,
 ) -> Plan:
     """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
-
-    def outputs(cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
-        folder = None if source is None else source.parent
-        network = collapse_blocks(model, cuts, refits, folder=folder) if cuts else model
-        session = open_session(
-            network, provider=provider, threads=threads, source=source, label="The plan's model"
-        )
-        return predict(session, evidence.confirm)
-
-    judge = Judge.of(outputs([]), evidence.confirm)
+    judge = confirming.judge
     dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
     depth = len(path)
     if limit.min_speedup is not None and not path:
@@ -294,14 +271,16 @@ def _confirmed(
         step = path[depth - 1]
         keeps = limit.keeps(dense_choose, step.quality)
         if keeps:
-            after = outputs(step.cuts, step.refits)
+            after = confirming.outputs(step.cuts, step.refits)
             confirmed = judge.judge(after)
             if limit.keeps(dense_confirm, confirmed):
                 break
         depth -= 1
     if not depth:
         raise _nothing("removing even one block exceeds the limit on the confirming samples")
-    chosen = path[:depth]
+    # A block that went with a larger one later is no step of its own.
+    standing = {cut.block.name for cut in path[depth - 1].cuts}
+    chosen = [step for step in path[:depth] if step.block in standing]
     order = {step.block: i for i, step in enumerate(chosen)}
     cuts = sorted(chosen[-1].cuts, key=lambda cut: order[cut.block.name])
     plan.steps = plan_steps(

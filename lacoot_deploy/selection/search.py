@@ -13,6 +13,7 @@ from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Quality
+from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.variant import EXACT, Variant
 
 Progress = Callable[[int, int, str], None]
@@ -70,6 +71,8 @@ def lossless(engine: Engine, exact: Sequence[Cut], stop: Stop) -> tuple[list[Ste
     path: list[Step] = []
     current = engine.dense
     for cut in exact:
+        if cut.block.name in engine.gone(current):
+            continue
         current = engine.remove_exactly(current, cut)
         path.append(_step(engine, current, cut.block.name, 0.0, EXACT))
         if stop(path[-1]):
@@ -80,11 +83,9 @@ def lossless(engine: Engine, exact: Sequence[Cut], stop: Stop) -> tuple[list[Ste
 def ranked(
     engine: Engine,
     scores: Mapping[str, float],
+    options: SearchOptions = DEFAULTS,
     *,
     exact: Sequence[Cut] = (),
-    repair: str = "auto",
-    refit: bool = False,
-    form: Form | None = None,
     stop: Stop,
     progress: Progress | None = None,
 ) -> list[Step]:
@@ -93,10 +94,8 @@ def ranked(
     Args:
         engine: The network and its samples.
         scores: Score by block name; these blocks may go.
+        options: The repair, the form, and whether blocks that stay are refitted after each removal.
         exact: Cuts that change no output; they go first.
-        repair: `none`, `affine`, `linear` or `auto`.
-        refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
-        form: The form in which blocks go; None for each one's best.
         stop: Whether to end after a step; that step is part of the path.
         progress: Called with (done, total, what).
 
@@ -108,9 +107,11 @@ def ranked(
         return path
     gone = {step.block for step in path}
     for name in sorted(scores.keys() - gone, key=lambda n: (scores[n], engine.place[n])):
+        if name in engine.gone(current):
+            continue
         if progress is not None:
             progress(len(path), len(scores), "removing in ranked order")
-        kind, current = _try(engine, current, name, repair, refit, form)
+        kind, current = _try(engine, current, name, options)
         path.append(_step(engine, current, name, scores[name], kind))
         if stop(path[-1]):
             break
@@ -121,11 +122,9 @@ def greedy(
     engine: Engine,
     names: Sequence[str],
     criterion: Criterion,
+    options: SearchOptions = DEFAULTS,
     *,
     exact: Sequence[Cut] = (),
-    repair: str = "auto",
-    refit: bool = False,
-    form: Form | None = None,
     stop: Stop,
     latencies: Mapping[str, float] | None = None,
     progress: Progress | None = None,
@@ -136,10 +135,8 @@ def greedy(
         engine: The network and its samples.
         names: The blocks that may go.
         criterion: A trial criterion: its score chooses.
+        options: The repair, the form, and whether blocks that stay are refitted after each removal.
         exact: Cuts that change no output; they go first.
-        repair: `none`, `affine`, `linear` or `auto`.
-        refit: Whether the blocks that stay are refitted after each removal, where that is a real gain.
-        form: The form in which blocks go; None for each one's best.
         stop: Whether to end after a step; that step is part of the path.
         latencies: Milliseconds that each block takes, for a criterion that weighs them.
         progress: Called with (done, total, what).
@@ -150,13 +147,13 @@ def greedy(
     path, current, done = lossless(engine, exact, stop)
     if done:
         return path
-    left = [name for name in names if name not in current.removed]
+    left = [name for name in names if name not in engine.gone(current)]
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
-    trial_repair = AUTO_REPAIRS[-1] if repair == "auto" else repair
-    before = engine.quality(current)
-    last: dict[str, float] = {}
+    repair = AUTO_REPAIRS[-1] if options.repair == "auto" else options.repair
+    before, last = engine.quality(current), dict[str, float]()
     while left:
+        trial = _Trial(engine, current, before, criterion, options.wanted, repair, latencies or {})
         best: tuple[float, int, str] | None = None
         # The likely best goes first, so that the others can be given up early; before anything is known, that which
         # has the least behind it.
@@ -164,35 +161,51 @@ def greedy(
             if progress is not None:
                 progress(trials, total, "searching greedily")
             trials += 1
-            bound = None if best is None else best[0]
-            if criterion.costs is not None:
-                costs = engine.trial(
-                    current,
-                    [name],
-                    form=form,
-                    repair=trial_repair,
-                    labels=criterion.costs == "loss",
-                    bound=bound,
-                )
-                score = np.inf if costs is None else float(costs.mean())
-            else:
-                quality = engine.quality(engine.remove(current, [name], form=form, repair=trial_repair))
-                score = criterion.score(before, quality, None if latencies is None else latencies.get(name))
+            score = trial.score(name, None if best is None else best[0])
             if np.isfinite(score):
                 last[name] = score
             entry = (score, engine.place[name], name)
             best = entry if best is None else min(best, entry)
         assert best is not None
         name = best[2]
-        kind, current = _try(engine, current, name, repair, refit, form)
+        kind, current = _try(engine, current, name, options)
         path.append(_step(engine, current, name, best[0], kind))
         before = path[-1].quality
-        left.remove(name)
-        if repair == "auto" and (kind != "none" or not engine.shares_map(current, name)):
-            trial_repair = kind
+        gone = engine.gone(current)
+        left = [other for other in left if other not in gone]
+        if options.repair == "auto" and (kind != "none" or not engine.shares_map(current, name)):
+            repair = kind
         if stop(path[-1]):
             break
     return path
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Removals on trial from one network: what each would score."""
+
+    engine: Engine
+    current: Variant
+    before: Quality
+    criterion: Criterion
+    form: Form | None
+    repair: str
+    latencies: Mapping[str, float]
+
+    def score(self, name: str, bound: float | None) -> float:
+        """The criterion's score without the block; infinite as soon as it is sure to be above the bound."""
+        if self.criterion.costs is not None:
+            costs = self.engine.trial(
+                self.current,
+                [name],
+                form=self.form,
+                repair=self.repair,
+                labels=self.criterion.costs == "loss",
+                bound=bound,
+            )
+            return np.inf if costs is None else float(costs.mean())
+        variant = self.engine.remove(self.current, [name], form=self.form, repair=self.repair)
+        return self.criterion.score(self.before, self.engine.quality(variant), self.latencies.get(name))
 
 
 def _step(engine: Engine, variant: Variant, name: str, score: float, kind: str) -> Step:
@@ -200,11 +213,10 @@ def _step(engine: Engine, variant: Variant, name: str, score: float, kind: str) 
     return Step(name, score, kind, engine.quality(variant), cuts, refits)
 
 
-def _try(
-    engine: Engine, current: Variant, name: str, repair: str, refit: bool, form: Form | None
-) -> tuple[str, Variant]:
+def _try(engine: Engine, current: Variant, name: str, options: SearchOptions) -> tuple[str, Variant]:
     """Remove one block with the repair asked for, or with the cheapest that no dearer one really improves on."""
-    kinds = AUTO_REPAIRS if repair == "auto" else (repair,)
+    kinds = AUTO_REPAIRS if options.repair == "auto" else (options.repair,)
+    form = options.wanted
     kind, variant = kinds[0], engine.remove(current, [name], form=form, repair=kinds[0])
     dense, costs = _costs(engine, engine.dense), _costs(engine, variant)
     for dearer in kinds[1:]:
@@ -212,7 +224,7 @@ def _try(
         other_costs = _costs(engine, other)
         if is_real_gain(costs, other_costs, dense):
             kind, variant, costs = dearer, other, other_costs
-    if refit:
+    if options.refits:
         other = engine.refit(variant)
         if is_real_gain(costs, _costs(engine, other), dense, errors=Z_FREE, share=0):
             variant = other

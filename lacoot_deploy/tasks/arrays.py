@@ -7,6 +7,7 @@ training and healing, and both are the same number.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,15 @@ class Operations(Protocol):
     def move(self, values: Any, source: int, target: int) -> Any:
         """The values with one axis at another place."""
 
+    def join(self, parts: Sequence[Any], axis: int) -> Any:
+        """The parts one behind the other along an axis."""
+
+    def largest(self, values: Any, axis: int) -> Any:
+        """The largest entry along an axis."""
+
+    def smaller(self, values: Any, others: Any) -> Any:
+        """The smaller one of each two entries."""
+
 
 class _Numpy:
     def floating(self, values: Any) -> Any:
@@ -85,6 +95,15 @@ class _Numpy:
 
     def move(self, values: Any, source: int, target: int) -> Any:
         return np.moveaxis(values, source, target)
+
+    def join(self, parts: Sequence[Any], axis: int) -> Any:
+        return np.concatenate(parts, axis=axis)
+
+    def largest(self, values: Any, axis: int) -> Any:
+        return values.max(axis=axis)
+
+    def smaller(self, values: Any, others: Any) -> Any:
+        return np.minimum(values, others)
 
 
 class _Torch:
@@ -130,6 +149,15 @@ class _Torch:
 
     def move(self, values: Any, source: int, target: int) -> Any:
         return values.movedim(source, target)
+
+    def join(self, parts: Sequence[Any], axis: int) -> Any:
+        return self.torch.cat(list(parts), axis)
+
+    def largest(self, values: Any, axis: int) -> Any:
+        return values.amax(axis)
+
+    def smaller(self, values: Any, others: Any) -> Any:
+        return values.minimum(others)
 
 
 NUMPY: Operations = _Numpy()

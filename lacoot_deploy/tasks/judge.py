@@ -169,7 +169,12 @@ def _mean(costs: NDArray[np.float64]) -> float:
 
 
 def relative_rms(values: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> float:
-    """Root mean square of the difference over that of the reference, all arrays together; 0 for 0 over 0."""
+    """Root mean square of the difference over that of the reference, all arrays together; 0 for 0 over 0.
+
+    Args:
+        values: Arrays of any shapes.
+        reference: As many of the same shapes.
+    """
     difference = sum(
         float(np.sum((a.astype(np.float64) - b.astype(np.float64)) ** 2))
         for a, b in zip(values, reference, strict=True)

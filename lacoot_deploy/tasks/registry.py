@@ -15,9 +15,28 @@ from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.tasks.base import Facts, Task, Unfit
 from lacoot_deploy.tasks.classification import Classification
+from lacoot_deploy.tasks.denoising import Denoising
+from lacoot_deploy.tasks.detection import Detection
+from lacoot_deploy.tasks.embedding import Embedding
+from lacoot_deploy.tasks.multilabel import Multilabel
+from lacoot_deploy.tasks.own import own_task
 from lacoot_deploy.tasks.regression import Regression
+from lacoot_deploy.tasks.segmentation import Segmentation
+from lacoot_deploy.tasks.tokens import Tokens
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression)}
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind
+    for kind in (
+        Detection,
+        Multilabel,
+        Embedding,
+        Classification,
+        Tokens,
+        Segmentation,
+        Denoising,
+        Regression,
+    )
+}
 """In the order in which they are tried where none is named."""
 
 
@@ -55,6 +74,8 @@ def fit_task(
     facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
     if options.name is None:
         return _found(facts, samples)
+    if options.name.startswith("python:"):
+        return own_task(options.name, facts)
     kind, measure = kind_of(options.name)
     task = kind.fit(facts)
     if isinstance(task, Unfit):

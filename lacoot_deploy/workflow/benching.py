@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lacoot_deploy.bench.options import BLOCK_SECONDS, DEFAULTS, BenchOptions
 from lacoot_deploy.bench.per_block import BlockLatencies, Realised
 from lacoot_deploy.bench.result import BenchResult
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.runtime.options import AUTO, Runtime
+from lacoot_deploy.workflow.data import samples_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,27 +31,27 @@ class BenchReport(BenchResult):
     realised: Realised | None = None
 
 
-def bench_files(
+def benchmark(
     a: str | Path,
     b: str | Path | None = None,
+    options: BenchOptions = DEFAULTS,
     *,
-    data: DataOptions | None = None,
-    batch: int | None = None,
-    dims: Mapping[str, int] | None = None,
+    data: DataOptions | str | None = None,
+    runtime: Runtime = AUTO,
     per_block: bool = False,
-    **options: Any,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
     """Latency of model A, or of A and B in interleaved pairs.
 
     Args:
         a: The model, or the reference of the two.
         b: The model that is said to be faster or slower than A.
-        data: Real samples to run on; None to generate inputs.
-        batch: Samples in one run; 1 by default where the model leaves it free.
-        dims: Sizes of other free dimensions of generated inputs.
+        options: How to measure.
+        data: Real samples to run on, text as after `--data`; None to generate inputs.
+        runtime: Where both run.
         per_block: Measure also where A's time goes, by block, and where B is A without some of them, how much of the
             latency that they took was saved.
-        options: As for `lacoot_deploy.bench.bench`.
+        progress: Called with rounds done and rounds in all.
 
     Raises:
         InputError: A file or the data cannot be used.
@@ -63,29 +67,43 @@ def bench_files(
     if data is not None:
         from lacoot_deploy.manifest import read_manifest
 
+        data, batch = DataOptions.of(data), options.batch or 1
         samples = samples_for(models[0], read_manifest(models[0], path=paths[0]), data)
-        if len(samples) < (batch or 1):
+        if len(samples) < batch:
             raise InputError(f"--batch {batch} is larger than the {len(samples)} samples of {data.spec}.")
-        feeds = next(samples.batches(batch or 1))
-    run: dict[str, Any] = {"feeds": feeds, "batch": None if feeds is not None else batch, "dims": dims}
-    result = bench(paths[0], paths[1] if b is not None else None, **run, **options)
+        feeds = next(samples.batches(batch))
+        options = replace(options, batch=None, dims={})
+    result = bench(
+        paths[0],
+        paths[1] if b is not None else None,
+        options,
+        runtime=runtime,
+        feeds=feeds,
+        progress=progress,
+    )
     report = BenchReport(**result.model_dump())
     if per_block:
-        _add_blocks(report, paths, run, options)
+        _add_blocks(report, paths, options, runtime, feeds)
     return report
 
 
 def _add_blocks(
-    report: BenchReport, paths: list[Path], run: Mapping[str, Any], options: Mapping[str, Any]
+    report: BenchReport,
+    paths: list[Path],
+    options: BenchOptions,
+    runtime: Runtime,
+    feeds: Mapping[str, NDArray[Any]] | None,
 ) -> None:
     from lacoot_deploy.bench.per_block import block_latencies, realised
     from lacoot_deploy.workflow.inspecting import open_model
 
-    known = ("threads", "provider", "provider_options", "use_tf32", "allow_cpu_nodes", "io_binding", "seed")
     opened = [open_model(path) for path in paths]
-    blocks = [block for block in opened[0].blocks if block.collapsible and not block.scope]
     report.per_block = block_latencies(
-        paths[0], blocks, **run, **{name: options[name] for name in known if name in options}
+        paths[0],
+        opened[0].able,
+        replace(options, min_time=BLOCK_SECONDS),
+        runtime=runtime,
+        feeds=feeds,
     )
     if len(opened) < 2:
         return

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import sha256_file
+from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.userfunctions import load_function
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import samples_for
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison, Limits
@@ -19,12 +21,11 @@ if TYPE_CHECKING:
 def compare(
     a: str | Path,
     b: str | Path,
-    data: DataOptions,
+    data: DataOptions | str,
     *,
     limits: Limits | None = None,
     metric: str | None = None,
-    provider: str = "auto",
-    threads: int | None = None,
+    runtime: Runtime = AUTO,
     batch_size: int = 64,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
@@ -35,12 +36,11 @@ def compare(
     Args:
         a: The reference; its manifest tells how images become inputs.
         b: The model in question.
-        data: The samples.
+        data: The samples; text as after `--data`.
         limits: What B may differ by.
         metric: `top-K`, or `module:function` of a user's metric (also as `python:module:function`), in place of top-1
             accuracy.
-        provider: Execution provider.
-        threads: CPU threads.
+        runtime: Where both run.
         batch_size: Samples per run.
         progress: Called with (done, total, what).
 
@@ -62,8 +62,8 @@ def compare(
     if metric is not None:
         known = re.fullmatch(r"top-([1-9]\d*)", metric)
         function = top_k_metric(int(known.group(1))) if known else load_function(metric, "metric")
-    samples = samples_for(model, manifest, data)
-    sessions = [open_session(path, provider=provider, threads=threads) for path in (a, b)]
+    samples = samples_for(model, manifest, DataOptions.of(data))
+    sessions = [open_session(path, runtime) for path in (a, b)]
     try:
         found = compare_models(
             sessions[0],

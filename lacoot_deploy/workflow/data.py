@@ -1,47 +1,16 @@
-"""What `--data` and its companions say, resolved against a model."""
+"""The samples that `--data` and its companions name, as inputs of a model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacoot_deploy.data import Samples, load_samples
+from lacoot_deploy.data import DataOptions, Samples, load_samples
 from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import Manifest, PreprocessingRecord
 
 if TYPE_CHECKING:
     import onnx
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """A data specification with the options that say how to read it.
-
-    Attributes:
-        spec: As in `--data`.
-        split: Part of an image source.
-        limit: At most that many samples.
-        seed: Seed of their choice.
-        mean: Per channel on the 0..1 scale, where the model has no manifest.
-        std: Likewise.
-        size: Height and width, likewise.
-    """
-
-    spec: str
-    split: str = "test"
-    limit: int | None = None
-    seed: int = 0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    size: tuple[int, int] | None = None
-
-
-def source_files(options: DataOptions | None) -> list[Path]:
-    """The file or folder that a data specification names, in a list; nothing where it names none."""
-    kind, _, path = ("" if options is None else options.spec).partition(":")
-    return [Path(path)] if path and kind != "python" else []
 
 
 def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: DataOptions) -> Samples:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import CollapseRecord
 from lacoot_deploy.version import PRODUCER
-from lacoot_deploy.workflow.collapsing import read_plan
 from lacoot_deploy.workflow.merging import MergeSummary, merge_run
+from lacoot_deploy.workflow.plans import read_plan
 
 if TYPE_CHECKING:
     from lacoot_deploy.training.run import Progress

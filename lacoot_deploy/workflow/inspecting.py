@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.manifest import DistanceRecord, Manifest, read_manifest
+from lacoot_deploy.selection.options import Granularity
 
 if TYPE_CHECKING:
     import onnx
 
     from lacoot_deploy.graph.discovery import Survey
     from lacoot_deploy.graph.discovery.costs import ModelCosts
-
-Granularity = Literal["block", "unit"]
 
 
 class ReasonEntry(BaseModel):
@@ -87,6 +86,11 @@ class Opened:
     costs: ModelCosts
     notes: tuple[str, ...] = ()
     survey: Survey | None = None
+
+    @property
+    def able(self) -> list[Block]:
+        """The blocks that can go and that can be measured: those of the main graph."""
+        return [block for block in self.blocks if block.collapsible and not block.scope]
 
 
 def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:

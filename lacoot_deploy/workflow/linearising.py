@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import Plan
+from lacoot_deploy.selection.options import LineariseOptions
 from lacoot_deploy.workflow.inspecting import ReasonEntry
 
 if TYPE_CHECKING:
@@ -19,36 +19,9 @@ if TYPE_CHECKING:
     from lacoot_deploy.bench.merging import MergeMeasurer
     from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
-    from lacoot_deploy.selection.limits import Limit
-    from lacoot_deploy.selection.trial_runtime import Runtime
+    from lacoot_deploy.selection.trials import Trials
 
 Progress = Callable[[int, int, str], None]
-Fit = Literal["identity", "affine", "pieces"]
-Merge = Literal["always", "cheaper", "measured", "never"]
-
-
-@dataclass(frozen=True)
-class LineariseOptions:
-    """Which activations become linear, and what happens then.
-
-    Attributes:
-        what: `auto` for those whose neighbours then merge into fewer multiply-adds, `all` for any, or names; None to
-            merge only what is linear already.
-        limit: How far `auto` and `all` go: a count, `max_drop`, `max_drift` or `min_speedup`.
-        criterion: `entropy`, `gaussian`, `slope` or `output`.
-        search: `greedy` scores again after every step, `ranked` keeps the first order.
-        fit: What is put in their place; None for `affine` with data and `identity` without.
-        merge: Which linear operators are merged afterwards; None for `cheaper`.
-        inexact: Whether also those that merge with an error at padded borders.
-    """
-
-    what: Literal["auto", "all"] | tuple[str, ...] | None = "auto"
-    limit: Limit | None = None
-    criterion: str | None = None
-    search: str | None = None
-    fit: Fit | None = None
-    merge: Merge | None = None
-    inexact: bool = False
 
 
 class MergeEntry(BaseModel):
@@ -121,37 +94,6 @@ def merge_entry(record: MergeRecord) -> MergeEntry:
     )
 
 
-def check_options(options: LineariseOptions, *, has_data: bool) -> None:
-    """Refuse options that contradict each other before anything is computed.
-
-    Raises:
-        UsageError: They do.
-    """
-    from lacoot_deploy.selection.activation_criteria import check_criterion
-
-    if options.criterion is not None:
-        check_criterion(options.criterion)
-    if options.what is None:
-        return
-    if isinstance(options.what, tuple):
-        if options.limit is not None:
-            raise UsageError("Activations that are named all become linear: give names or a limit, not both.")
-        if not options.what:
-            raise UsageError("--linearise names no activation.")
-    else:
-        if options.limit is None:
-            raise UsageError(
-                f"Say how far --linearise {options.what} goes: --count, --max-drop, --max-drift or --min-speedup."
-            )
-        wrong = {"blocks", "max_distance", "lossless"} & options.limit.given().keys()
-        if wrong:
-            raise UsageError(f"--{min(wrong).replace('_', '-')} is about blocks, not about activations.")
-        if not has_data:
-            raise UsageError("Activations are scored on data: give --data, or name them.")
-    if options.fit in ("affine", "pieces") and not has_data:
-        raise UsageError(f"--fit {options.fit} is fitted on data: give --data.")
-
-
 def plan_activations(
     plan: Plan,
     options: LineariseOptions,
@@ -160,8 +102,7 @@ def plan_activations(
     *,
     samples: Samples | None,
     seed: int = 0,
-    runtime: Runtime,
-    speedup: Callable[[onnx.ModelProto], float] | None = None,
+    trials: Trials,
     progress: Progress | None = None,
 ) -> Plan:
     """Add to a plan which activations become linear, and the evidence.
@@ -173,8 +114,7 @@ def plan_activations(
         original: The model as it was, which the result is compared with.
         samples: Data to score, fit and confirm on; None where activations are only named.
         seed: Seed of the split of the samples.
-        runtime: Where trial runs happen.
-        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+        trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
 
     Raises:
@@ -186,32 +126,33 @@ def plan_activations(
     from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
-    check_options(options, has_data=samples is not None)
+    if samples is None:
+        options.need_data()
     if options.what is None:
         plan = plan.model_copy(deep=True)
         plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
-        finish = Merging(plan, runtime)
+        finish = Merging(plan, trials)
         finish(base)
         plan.faster = finish.faster
         return plan
-    activations = activations_after(base, original, runtime.folder)
+    activations = activations_after(base, original, trials.folder)
     merge = options.merge or "cheaper"
     fit = options.fit or ("identity" if samples is None else "affine")
     plan = plan.model_copy(deep=True)
     plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
-    finish = Merging(plan, runtime)
+    finish = Merging(plan, trials)
     if isinstance(options.what, tuple):
         wanted = search.named(options.what, activations)
         if samples is None:
             evidence = {"chosen_by": "user"}
             plan.linearised = [search.record_of(Linearisation(a), dict(evidence)) for a in wanted]
             plan.evidence = {**plan.evidence, "measured": False}
-            finish(_linear(base, plan, activations, runtime.folder))
+            finish(_linear(base, plan, activations, trials.folder))
             plan.faster = finish.faster
             return plan
     assert samples is not None, "checked above"
     parts = Evidence.split(samples, seed=seed)
-    network = LinearNetwork(base, activations, parts, fit=fit, runtime=runtime, reference=original)
+    network = LinearNetwork(base, activations, parts, fit=fit, trials=trials, reference=original)
     if isinstance(options.what, tuple):
         path = search.chosen_by_user(network, wanted)
     else:
@@ -219,13 +160,15 @@ def plan_activations(
         plan.criterion = options.criterion or "output"
         plan.search = options.search or "greedy"
         plan.limit = {**plan.limit, **options.limit.given()}
+        measure = trials.speedup
+        speedup = None if measure is None else (lambda network: measure(finish(network)))
         path = search.search(
             network,
             search.candidates(activations, every=options.what == "all", merge=merge, inexact=options.inexact),
             options.limit,
             criterion=plan.criterion,
             greedy=plan.search == "greedy",
-            speedup=None if speedup is None else lambda network: speedup(finish(network)),
+            speedup=speedup,
             progress=progress,
         )
     path, found = search.confirm(network, path, options.limit, parts, finish=finish, reference=original)
@@ -255,17 +198,17 @@ class Merging:
 
     Args:
         plan: The plan; with `measured` and nothing recorded yet, pairs are measured.
-        runtime: Where they are measured.
+        trials: Where they are measured.
         replay: Whether to merge what the plan recorded as faster instead of measuring.
     """
 
-    def __init__(self, plan: Plan, runtime: Runtime, *, replay: bool = False) -> None:
-        self._plan, self._folder, self._replay = plan, runtime.folder, replay
+    def __init__(self, plan: Plan, trials: Trials, *, replay: bool = False) -> None:
+        self._plan, self._folder, self._replay = plan, trials.folder, replay
         self._measurer: MergeMeasurer | None = None
         if plan.merge == "measured" and not replay:
             from lacoot_deploy.bench.merging import MergeMeasurer
 
-            self._measurer = MergeMeasurer(provider=runtime.provider, threads=runtime.threads)
+            self._measurer = MergeMeasurer(trials.runtime)
 
     @property
     def faster(self) -> list[str]:
@@ -298,7 +241,7 @@ def _linear(
 
 
 def apply_activations(
-    base: onnx.ModelProto, plan: Plan, original: onnx.ModelProto, *, runtime: Runtime
+    base: onnx.ModelProto, plan: Plan, original: onnx.ModelProto, *, trials: Trials
 ) -> Applied:
     """Make a plan's activations linear and merge what it says; the models given are not touched.
 
@@ -306,7 +249,7 @@ def apply_activations(
         base: The model with the plan's blocks gone.
         plan: The plan.
         original: The model as it was before any went.
-        runtime: Where external weights lie.
+        trials: Where external weights lie.
 
     Raises:
         InputError: The plan does not fit the model.
@@ -316,6 +259,6 @@ def apply_activations(
         return Applied(base)
     network = base
     if plan.linearised:
-        network = _linear(base, plan, activations_after(base, original, runtime.folder), runtime.folder)
-    result = Merging(plan, runtime, replay=True).merge(network)
+        network = _linear(base, plan, activations_after(base, original, trials.folder), trials.folder)
+    result = Merging(plan, trials, replay=True).merge(network)
     return Applied(result.model, result.merges, result.refused)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.manifest import (
@@ -16,8 +17,9 @@ from lacoot_deploy.manifest import (
     StatisticsRecord,
     write_manifest,
 )
+from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.version import PRODUCER
-from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
 
 Progress = Callable[[int, int, str], None]
@@ -26,10 +28,10 @@ Progress = Callable[[int, int, str], None]
 def measure(
     path: str | Path,
     output: str | Path,
-    data: DataOptions,
+    data: DataOptions | str,
     *,
     projections: int = 50,
-    provider: str = "auto",
+    runtime: Runtime = AUTO,
     latency: bool = True,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -38,9 +40,9 @@ def measure(
     Args:
         path: An ONNX file.
         output: The file to write; must not be the input.
-        data: Calibration data.
+        data: Calibration data; text as after `--data`.
         projections: Random directions of the sampled distance.
-        provider: Execution provider.
+        runtime: Where the model runs.
         latency: Whether to time the blocks as well.
         progress: Called with (done, total, what).
 
@@ -55,29 +57,26 @@ def measure(
     from lacoot_deploy.graph.model.io import save_model
     from lacoot_deploy.runtime.measure import measure as measure_samples
 
-    path, output = Path(path), Path(output)
-    check_target(output, inputs=[path, *source_files(data)])
+    path, output, data = Path(path), Path(output), DataOptions.of(data, split="val")
+    check_target(output, inputs=[path, *data.files])
     opened = open_model(path)
     samples = samples_for(opened.model, opened.manifest, data)
-    able = [block for block in opened.blocks if block.collapsible and not block.scope]
-    if not able:
+    if not opened.able:
         raise InputError(f"{path} has no block that can be measured; see 'lacoot-deploy inspect {path}'.")
     measured = measure_samples(
         opened.model,
-        able,
+        opened.able,
         samples,
-        seed=data.seed,
-        projections=projections,
-        provider=provider,
+        DistanceOptions(projections=projections, seed=data.seed, split=data.split),
+        runtime=runtime,
         source=path,
-        split=data.split,
         progress=None if progress is None else lambda done, total: progress(done, total, "measuring"),
     )
     manifest = opened.manifest or Manifest()
     manifest.producer = PRODUCER
     distances = {name: found.distances for name, found in measured.items()}
     manifest.blocks = block_records(opened.blocks, distances, manifest)
-    times = _latencies(path, able, provider) if latency else {}
+    times = _latencies(path, opened.able, runtime) if latency else {}
     for record in manifest.blocks:
         if record.name in measured:
             ends = {"input": measured[record.name].source, "output": measured[record.name].target}
@@ -88,11 +87,11 @@ def measure(
     return inspect(output)
 
 
-def _latencies(path: Path, blocks: list[Block], provider: str) -> dict[str, LatencyRecord]:
+def _latencies(path: Path, blocks: list[Block], runtime: Runtime) -> dict[str, LatencyRecord]:
     from lacoot_deploy.bench.per_block import block_latencies
     from lacoot_deploy.machine import describe_machine
 
-    found, cpu = block_latencies(path, blocks, provider=provider), describe_machine().cpu
+    found, cpu = block_latencies(path, blocks, runtime=runtime), describe_machine().cpu
     return {
         block.name: LatencyRecord(
             ms=block.ms, share=block.share, batch=found.batch, provider=found.provider, cpu=cpu

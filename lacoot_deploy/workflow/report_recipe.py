@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Fact, Network, Reproduction, Training
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.report_inputs import Cast, portable
 
 if TYPE_CHECKING:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Answer, Point, ReportDocument
-from lacoot_deploy.workflow.data import DataOptions, samples_for, source_files
+from lacoot_deploy.runtime.options import AUTO, Runtime
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.report_curves import curves_of
 from lacoot_deploy.workflow.report_inputs import (
     RUN_FILES,
@@ -39,6 +41,7 @@ from lacoot_deploy.workflow.report_parts import (
 from lacoot_deploy.workflow.report_recipe import reproduction_of
 
 if TYPE_CHECKING:
+    from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.reports.records import Sample
     from lacoot_deploy.runtime.compare import Comparison
     from lacoot_deploy.workflow.benching import BenchReport
@@ -81,12 +84,9 @@ def report(
     output: str | Path | None = None,
     *,
     scratch: str | Path | None = None,
-    data: DataOptions | None = None,
-    bench: bool = False,
-    min_time: float = 8.0,
-    batch: int | None = None,
-    provider: str = "auto",
-    threads: int | None = None,
+    data: DataOptions | str | None = None,
+    bench: BenchOptions | None = None,
+    runtime: Runtime = AUTO,
     title: str | None = None,
     progress: Progress | None = None,
 ) -> ReportDocument:
@@ -102,12 +102,9 @@ def report(
         output: The HTML file to write; None to write none.
         scratch: The control, the equally shallow network trained from scratch: a run folder or an ONNX file. A run with
             blocks left out (`without`) among the inputs is taken for it.
-        data: Samples to compare the networks on; None to measure no accuracy here.
-        bench: Whether latency is measured here.
-        min_time: Seconds of timed runs of each pair.
-        batch: Samples in one run; 1 by default.
-        provider: Execution provider.
-        threads: CPU threads.
+        data: Samples to compare the networks on, text as after `--data`; None to measure no accuracy here.
+        bench: How latency is measured here; None to measure none.
+        runtime: Where networks run.
         title: Heading of the page.
         progress: Called with (done, total, what).
 
@@ -119,6 +116,7 @@ def report(
         ProviderError: The provider does not run a model here.
         UsageError: The data options do not make sense together.
     """
+    data = None if data is None else DataOptions.of(data)
     if output is not None:
         check_target(output, inputs=_read_from(inputs, scratch, data))
     given = read_inputs(inputs)
@@ -134,10 +132,10 @@ def report(
             written = parts.short is not None
         measured = _given_results(given, parts, notes)
         if data is not None:
-            _compare(parts, data, measured, provider, threads, progress)
-        if bench:
-            options = {"batch": batch, "provider": provider, "threads": threads}
-            _bench(parts, plan, measured, min_time, options, Path(folder), progress)
+            _compare(parts, data, measured, runtime, progress)
+        if bench is not None:
+            timer = _Timer(parts.dense.path, bench, runtime, progress) if parts.dense is not None else None
+            _bench(parts, plan, measured, timer, Path(folder))
         document = _document(given, parts, plan, measured, data, notes, written=written, title=title)
     if output is not None:
         from lacoot_deploy.reports import render_page
@@ -152,7 +150,7 @@ def _read_from(
     """Every file that a report reads: it is written over none of them."""
     given = [Path(path) for path in (*inputs, *([] if scratch is None else [scratch]))]
     inside = [path / name for path in given if path.is_dir() for name in RUN_FILES]
-    return [*given, *inside, *([] if data is None else source_files(data))]
+    return [*given, *inside, *([] if data is None else data.files)]
 
 
 def _plan_of(parts: Cast, plans: Sequence[Plan]) -> Plan | None:
@@ -172,12 +170,12 @@ def _plan_of(parts: Cast, plans: Sequence[Plan]) -> Plan | None:
 def _as_recommended(parts: Cast, plan: Plan, folder: Path) -> Cast:
     """With the network that the plan gives, so that it can be measured."""
     from lacoot_deploy.manifest import to_json
-    from lacoot_deploy.workflow.collapsing import collapse
+    from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
 
     assert parts.dense is not None
     (folder / "plan.json").write_text(to_json(plan), encoding="utf-8")
     target = folder / "collapsed.onnx"
-    collapse(parts.dense.path, target, plan_file=folder / "plan.json")
+    run_collapse(CollapseRequest(parts.dense.path, target, plan_file=folder / "plan.json"))
     short = read_model(target)
     return Cast(parts.dense, short, parts.others, parts.scratch, tuple(short.history[-1:]), parts.notes)
 
@@ -225,8 +223,7 @@ def _compare(
     parts: Cast,
     data: DataOptions,
     measured: Measured,
-    provider: str,
-    threads: int | None,
+    runtime: Runtime,
     progress: Progress | None,
 ) -> None:
     from lacoot_deploy.runtime.sessions import open_session
@@ -236,15 +233,12 @@ def _compare(
     if parts.dense is None:
         return
     dense = parts.dense
-    options: dict[str, Any] = {"provider": provider, "threads": threads, "progress": progress}
     if parts.short is not None:
-        measured.comparison = compare(dense.path, parts.short.path, data, **options)
+        measured.comparison = compare(dense.path, parts.short.path, data, runtime=runtime, progress=progress)
         measured.judged_on = f"{portable(data.spec)} [{data.split}]"
         manifest = dense.opened.manifest
         samples = samples_for(dense.opened.model, manifest, data)
-        sessions = [
-            open_session(one.path, provider=provider, threads=threads) for one in (dense, parts.short)
-        ]
+        sessions = [open_session(one.path, runtime) for one in (dense, parts.short)]
         measured.worst = worst_samples(
             measured.comparison,
             samples=samples,
@@ -252,10 +246,10 @@ def _compare(
             preprocessing=manifest.preprocessing if manifest is not None else None,
         )
     if parts.scratch is not None:
-        measured.control = compare(dense.path, parts.scratch.path, data, **options)
+        measured.control = compare(dense.path, parts.scratch.path, data, runtime=runtime, progress=progress)
         measured.judged_on = f"{portable(data.spec)} [{data.split}]"
     for other in parts.others:
-        found = compare(dense.path, other.path, data, **options)
+        found = compare(dense.path, other.path, data, runtime=runtime, progress=progress)
         score = found.accuracy.b if found.accuracy is not None else found.agreement
         if score is not None:
             gone = len(dense.opened.blocks) - len(other.opened.blocks)
@@ -264,36 +258,49 @@ def _compare(
             )
 
 
-def _bench(
-    parts: Cast,
-    plan: Plan | None,
-    measured: Measured,
-    min_time: float,
-    options: dict[str, Any],
-    folder: Path,
-    progress: Progress | None,
-) -> None:
-    from lacoot_deploy.workflow.benching import bench_files
+@dataclass(frozen=True)
+class _Timer:
+    """Measures other networks against the dense one."""
 
-    if parts.dense is None:
-        return
-    dense = parts.dense.path
+    dense: Path
+    options: BenchOptions
+    runtime: Runtime
+    progress: Progress | None
 
-    def timed(path: Path, what: str, seconds: float, *, per_block: bool = False) -> BenchReport:
-        told = None if progress is None else (lambda done, total: progress(done, total, what))
+    def __call__(
+        self, path: Path, what: str, *, seconds: float | None = None, per_block: bool = False
+    ) -> BenchReport:
+        from lacoot_deploy.workflow.benching import benchmark
+
+        tell = self.progress
         # Memory is no figure of the page, and costs a process for each network.
-        run = {**options, "memory": False, "variants": False, "progress": told}
-        return bench_files(dense, path, min_time=seconds, per_block=per_block, **run)
+        return benchmark(
+            self.dense,
+            path,
+            replace(
+                self.options,
+                memory=False,
+                variants=False,
+                min_time=min(self.options.min_time, seconds or self.options.min_time),
+            ),
+            runtime=self.runtime,
+            per_block=per_block,
+            progress=None if tell is None else lambda done, total: tell(done, total, what),
+        )
 
+
+def _bench(parts: Cast, plan: Plan | None, measured: Measured, timed: _Timer | None, folder: Path) -> None:
+    if parts.dense is None or timed is None:
+        return
     if parts.short is not None:
-        measured.bench = timed(parts.short.path, "latency", min_time, per_block=True)
+        measured.bench = timed(parts.short.path, "latency", per_block=True)
     if parts.scratch is not None:
-        measured.control_bench = timed(parts.scratch.path, "latency of the control", min_time)
+        measured.control_bench = timed(parts.scratch.path, "latency of the control")
     for other, point in zip(parts.others, measured.others, strict=False):
-        speedup = timed(other.path, f"latency of {other.path.name}", min_time).speedup
+        speedup = timed(other.path, f"latency of {other.path.name}").speedup
         point.latency = None if speedup is None else 1 / speedup
     for depth, path in _steps(parts.dense, plan, folder):
-        speedup = timed(path, f"latency with {depth} blocks gone", min(STEP_SECONDS, min_time)).speedup
+        speedup = timed(path, f"latency with {depth} blocks gone", seconds=STEP_SECONDS).speedup
         if speedup is not None:
             measured.steps[depth] = 1 / speedup
 

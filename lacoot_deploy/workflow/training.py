@@ -149,7 +149,9 @@ def recommend(
     Repairs are fitted on unaugmented training images; one half of the validation images chooses, the other confirms.
     """
     from lacoot_deploy.graph.model.io import save_model
+    from lacoot_deploy.selection.options import SearchOptions
     from lacoot_deploy.selection.planning import Limit, make_plan
+    from lacoot_deploy.selection.trials import Trials
 
     opened = open_model(result.model)
     manifest = opened.manifest or Manifest()
@@ -161,9 +163,9 @@ def recommend(
             opened.model,
             opened.blocks,
             Limit(max_drop=recipe.max_drop),
+            SearchOptions(seed=recipe.seed),
             evidence=evidence,
-            source=result.model,
-            seed=recipe.seed,
+            trials=Trials(source=result.model),
             progress=planning,
         )
     except NothingToCollapseError as error:

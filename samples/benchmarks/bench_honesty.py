@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lacoot_deploy.bench import BenchResult, bench
+from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import Runtime
 
 Row = dict[str, Any]
 
@@ -114,7 +117,15 @@ def trial_aa(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[Row]
     model = chain(24, folder)
     with busy_core():
         for run in runs:
-            yield row_of(run, bench(model, model, min_time=seconds, memory=False, provider="cpu", seed=run))
+            yield row_of(
+                run,
+                bench(
+                    model,
+                    model,
+                    options=BenchOptions(min_time=seconds, memory=False, seed=run),
+                    runtime=Runtime("cpu"),
+                ),
+            )
 
 
 def sum_aa(rows: Sequence[Row]) -> Row:
@@ -156,9 +167,9 @@ def trial_truth(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[R
     truth = true_ratio(24, 12, folder)
     print(f"  truth from the time per block: {truth:.4f}")
     pair = chain(24, folder), chain(12, folder)
-    options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
+    options = BenchOptions(min_time=seconds, memory=False)
     for run in runs:
-        row = row_of(run, bench(*pair, seed=run, **options))
+        row = row_of(run, bench(*pair, options=replace(options, seed=run), runtime=Runtime("cpu", threads=1)))
         yield row | {"truth": truth, "error": row["speedup"] / truth - 1}
 
 
@@ -210,7 +221,15 @@ def trial_peers(runs: Sequence[int], seconds: float, folder: Path) -> Iterator[R
     for run in runs:
         for busy in (False, True):
             with busy_core(busy):
-                ours = row_of(run, bench(a, b, min_time=seconds, memory=False, provider="cpu", seed=run))
+                ours = row_of(
+                    run,
+                    bench(
+                        a,
+                        b,
+                        options=BenchOptions(min_time=seconds, memory=False, seed=run),
+                        runtime=Runtime("cpu"),
+                    ),
+                )
                 first, second = (ort_test(path, seconds / 2, typical) for path in (a, b))
                 loop_a, loop_b = (plain_loop(path, seconds / 2) for path in (a, b))
             ratios = {
@@ -260,13 +279,20 @@ def trial_surgery(runs: Sequence[int], seconds: float, folder: Path) -> Iterator
     for name, model in (("exported", exported), ("collapsed", collapsed)):
         paths.append(folder / f"{name}.onnx")
         onnx.save(model, str(paths[-1]))
-    outputs = [open_session(path, provider="cpu").run({"input": example.numpy()})["logits"] for path in paths]
+    outputs = [
+        open_session(path, runtime=Runtime("cpu")).run({"input": example.numpy()})["logits"] for path in paths
+    ]
     drift = float(np.abs(outputs[0] - outputs[1]).max())
     nodes = [len(model.graph.node) for model in (exported, collapsed)]
     print(f"  nodes: {nodes[0]} exported, {nodes[1]} collapsed; largest difference of outputs {drift:.2g}")
-    options = {"min_time": seconds, "memory": False, "threads": 1, "provider": "cpu"}
+    options = BenchOptions(min_time=seconds, memory=False)
     for run in runs:
-        yield row_of(run, bench(*paths, seed=run, **options)) | {"nodes": nodes, "output_drift": drift}
+        yield row_of(
+            run, bench(*paths, options=replace(options, seed=run), runtime=Runtime("cpu", threads=1))
+        ) | {
+            "nodes": nodes,
+            "output_drift": drift,
+        }
 
 
 def sum_surgery(rows: Sequence[Row]) -> Row:

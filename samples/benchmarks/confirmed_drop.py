@@ -17,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import NothingToCollapseError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.evaluate import predict
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.selection.trials import Trials
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import open_model
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     everything = samples_for(opened.model, opened.manifest, DataOptions(arguments.data, split="test"))
     output = opened.model.graph.output[0].name
     assert everything.labels is not None
-    dense = predict(open_session(opened.model, provider="cpu"), everything)[output].argmax(1)
+    dense = predict(open_session(opened.model, runtime=Runtime("cpu")), everything)[output].argmax(1)
     right = dense == everything.labels
     rows = []
     for seed in range(arguments.splits):
@@ -58,8 +61,7 @@ def main() -> None:
                 opened.blocks,
                 Limit(max_drop=arguments.max_drop),
                 evidence=Evidence.split(given, seed=seed),
-                source=opened.path,
-                provider="cpu",
+                trials=Trials(source=opened.path, runtime=Runtime("cpu")),
             )
         except NothingToCollapseError:
             rows.append({"split": seed, "removed": 0, "confirmed": 0.0, "others": 0.0})
@@ -69,7 +71,9 @@ def main() -> None:
         short = collapse_blocks(opened.model, cuts, resolve_refits(plan, opened.blocks))
         others = everything.take(rest)
         assert others.labels is not None
-        after = predict(open_session(short, provider="cpu"), others)[output].argmax(1) == others.labels
+        after = (
+            predict(open_session(short, runtime=Runtime("cpu")), others)[output].argmax(1) == others.labels
+        )
         confirming = plan.evidence["confirming"]
         rows.append(
             {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
@@ -27,9 +28,11 @@ from lacoot_deploy.graph.model.io import load_model, save_model
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.evaluate import accuracy, predict
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
 from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import greedy, ranked
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.workflow.inspecting import open_model, recorded_distances
@@ -42,14 +45,16 @@ def named(text: str) -> tuple[str, Path]:
 
 
 def judge(model: Any, test: Samples) -> float:
-    return accuracy(predict(open_session(model, provider="cpu"), test)["logits"], test.labels)
+    return accuracy(predict(open_session(model, runtime=Runtime("cpu")), test)["logits"], test.labels)
 
 
 def latency(dense: Path, model: Any, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         short = Path(folder) / "short.onnx"
         save_model(model, short)
-        result = bench(dense, short, provider="cpu", min_time=seconds, memory=False)
+        result = bench(
+            dense, short, runtime=Runtime("cpu"), options=BenchOptions(min_time=seconds, memory=False)
+        )
     return {
         "p50_ms": result.b.p50_ms,
         "dense_ms": result.a.p50_ms,
@@ -67,7 +72,7 @@ def depths(name: str, run: Path, data: str, test: Samples, seconds: float) -> di
     recipe = read_checkpoint(run / "checkpoint.safetensors").recipe.model_copy(update={"data": data})
     evidence = training_evidence(recipe, opened.manifest.preprocessing)
     able = [block for block in opened.blocks if block.collapsible]
-    engine = Engine(opened.model, able, evidence.fit, evidence.choose, provider="cpu")
+    engine = Engine(opened.model, able, evidence.fit, evidence.choose, runtime=Runtime("cpu"))
     distances, _ = recorded_distances(opened.manifest, opened.blocks)
 
     def never(step: Any) -> bool:
@@ -77,10 +82,12 @@ def depths(name: str, run: Path, data: str, test: Samples, seconds: float) -> di
         "paper": ranked(
             engine,
             recorded_scores(CRITERIA["mswd"], list(engine.blocks), distances),
-            repair="none",
+            options=SearchOptions(repair="none"),
             stop=never,
         ),
-        "default": greedy(engine, list(engine.blocks), CRITERIA["loss"], repair="auto", stop=never),
+        "default": greedy(
+            engine, list(engine.blocks), CRITERIA["loss"], options=SearchOptions(repair="auto"), stop=never
+        ),
     }
     rows = []
     for way, path in ways.items():

@@ -35,9 +35,11 @@ from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import Step, greedy
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.workflow.inspecting import open_model
@@ -61,13 +63,12 @@ def paths(
     """The greedy search with each repair, and the score of every network on its way."""
     rows = []
     for repair, refit in WAYS:
-        engine = Engine(model, blocks, fit, choose, provider="cpu", batch_size=32)
+        engine = Engine(model, blocks, fit, choose, runtime=Runtime("cpu"), batch_size=32)
         path = greedy(
             engine,
             [block.name for block in blocks],
             CRITERIA[criterion],
-            repair=repair,
-            refit=refit,
+            options=SearchOptions(repair=repair, refit=refit),
             stop=_counter(depth),
         )
         for removed, step in enumerate(path, 1):
@@ -171,7 +172,7 @@ def sentence_encoder(folder: Path) -> Path:
     feeds = tokens(["A first sentence of some words.", "And one more.", "Three."]).feeds
     with torch.no_grad():
         expected = pooled(*(torch.from_numpy(feeds[name]) for name in names)).numpy()
-    found = open_session(onnx.load(target), provider="cpu").run(feeds)["sentence"]
+    found = open_session(onnx.load(target), runtime=Runtime("cpu")).run(feeds)["sentence"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     return target
 
@@ -199,7 +200,7 @@ def sentences(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
     queries, answers = tokens([a for a, _ in test]), tokens([b for _, b in test])
 
     def score(model: Any) -> float:
-        session = open_session(model, provider="cpu")
+        session = open_session(model, runtime=Runtime("cpu"))
         left, right = (
             np.concatenate([session.run(feeds)["sentence"] for feeds in part.batches(64)])
             for part in (queries, answers)

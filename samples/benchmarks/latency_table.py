@@ -23,6 +23,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import torch
 import torchvision
 
 from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.bench.per_block import BlockLatencies, block_latencies, realised
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.graph.discovery import find_blocks
@@ -38,6 +40,7 @@ from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.training.export import to_onnx
 
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -77,7 +80,7 @@ def as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rows_of(
-    name: str, dtype: str, batches: Sequence[int], options: dict[str, Any], folder: Path
+    name: str, dtype: str, batches: Sequence[int], options: BenchOptions, runtime: Runtime, folder: Path
 ) -> list[dict[str, Any]]:
     """Measure one network in one type."""
     torch.manual_seed(0)
@@ -95,9 +98,11 @@ def rows_of(
         smaller[share] = (chosen, target)
     rows = []
     for batch in batches:
-        latencies = block_latencies(path, able, batch=batch, **options)
+        latencies = block_latencies(path, able, replace(options, batch=batch), runtime=runtime)
         for share, (chosen, target) in smaller.items():
-            rows.append(_row(name, dtype, batch, share, chosen, len(able), latencies, path, target, options))
+            rows.append(
+                _row(name, dtype, batch, share, chosen, len(able), latencies, path, target, options, runtime)
+            )
             print(markdown(rows[-1]), flush=True)
     return rows
 
@@ -112,9 +117,10 @@ def _row(
     latencies: BlockLatencies,
     dense: Path,
     collapsed: Path,
-    options: dict[str, Any],
+    options: BenchOptions,
+    runtime: Runtime,
 ) -> dict[str, Any]:
-    result = bench(dense, collapsed, batch=batch, memory=False, **options)
+    result = bench(dense, collapsed, replace(options, batch=batch, memory=False), runtime=runtime)
     assert result.b is not None
     removed = [block.name for block in chosen]
     kept = realised(latencies, removed, result)
@@ -167,7 +173,8 @@ def main() -> None:
     on_cpu = arguments.provider == "cpu"
     batches = arguments.batches or ([1] if on_cpu else [1, 64])
     dtypes = arguments.dtypes or (["float32"] if on_cpu else ["float32", "float16"])
-    options = {"provider": arguments.provider, "threads": arguments.threads, "min_time": arguments.min_time}
+    options = BenchOptions(min_time=arguments.min_time)
+    runtime = Runtime(arguments.provider, arguments.threads)
     document: dict[str, Any] = {"rows": [], "failures": {}}
     if arguments.out and arguments.out.is_file():
         document = json.loads(arguments.out.read_text())
@@ -180,7 +187,7 @@ def main() -> None:
         for name in arguments.networks:
             for dtype in dtypes:
                 try:
-                    rows = rows_of(name, dtype, batches, options, Path(folder))
+                    rows = rows_of(name, dtype, batches, options, runtime, Path(folder))
                 except LacootError as error:
                     document["failures"][f"{name} {dtype}"] = str(error)
                     print(f"{name} {dtype}: {error}", flush=True)

@@ -19,18 +19,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lacoot_deploy.api import collapse
 from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import LacootError
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.linear import merge_linear
 from lacoot_deploy.graph.model.io import load_model, save_model
 from lacoot_deploy.machine import describe_machine, load_average
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.workflow.collapsing import collapse
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.training import train
 
 COMMON: dict[str, Any] = {
@@ -128,7 +130,7 @@ def costs_of(path: Path) -> dict[str, int | None]:
 
 def judged(dense: Path, model: Path) -> dict[str, Any]:
     """Accuracy on test images, which chose nothing, and the drop from dense with its interval."""
-    score = compare(dense, model, DataOptions("digits", split="test"), provider="cpu").accuracy
+    score = compare(dense, model, DataOptions("digits", split="test"), runtime=Runtime("cpu")).accuracy
     assert score is not None
     return {"accuracy": score.b, "drop": score.drop_points, "ci95": score.ci95}
 
@@ -214,7 +216,10 @@ def add_latencies(table: Table, seconds: float) -> None:
         found: dict[str, Any] = {}
         for name, other in (("dense", base["model"]), ("unmerged", row["unmerged"])):
             result = bench(
-                table.runs / other, model, provider="cpu", threads=1, min_time=seconds, memory=False
+                table.runs / other,
+                model,
+                runtime=Runtime("cpu", threads=1),
+                options=BenchOptions(min_time=seconds, memory=False),
             )
             found[name] = {"ms": result.a.p50_ms, "own_ms": result.b.p50_ms, "speedup": result.speedup,
                            "ci95": result.ci95, "verdict": result.verdict}  # fmt: skip

@@ -42,8 +42,10 @@ from lacoot_deploy.graph.model.io import load_model, save_model
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
 from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import greedy
 from lacoot_deploy.training.recipe import Recipe, load_recipe
 from lacoot_deploy.training.run import Progress, train
@@ -122,13 +124,12 @@ def rows_of(run: Path, recipe: Recipe, seeds: int, deepest: int) -> list[Row]:
             rows.append(Row(way, seed, depth, str(order[depth - 1]), cuts))
     evidence = training_evidence(recipe, opened.manifest.preprocessing)
     every = [block for block in opened.blocks if block.collapsible]
-    engine = Engine(opened.model, every, evidence.fit, evidence.choose, provider="auto")
+    engine = Engine(opened.model, every, evidence.fit, evidence.choose, runtime=Runtime("auto"))
     path = greedy(
         engine,
         list(engine.blocks),
         CRITERIA["loss"],
-        repair="auto",
-        refit=True,
+        options=SearchOptions(repair="auto", refit=True),
         stop=lambda step: len(step.cuts) >= deepest,
     )
     rows += [Row("default", None, k, step.block, step.cuts, step.refits) for k, step in enumerate(path, 1)]

@@ -36,8 +36,10 @@ from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.measure import measure_blocks
+from lacoot_deploy.runtime.options import DistanceOptions, Runtime
 from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
 from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import Step, greedy
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.workflow.inspecting import open_model
@@ -90,7 +92,12 @@ class Network:
     def engine(self, judged_on: Samples) -> Engine:
         """The network split at its blocks; no sample is left out for want of memory."""
         engine = Engine(
-            self.opened.model, self.blocks, self.fit, judged_on, provider="cpu", memory_bytes=self.memory
+            self.opened.model,
+            self.blocks,
+            self.fit,
+            judged_on,
+            runtime=Runtime("cpu"),
+            memory_bytes=self.memory,
         )
         if len(engine.judge_samples) < len(judged_on):
             raise SystemExit("The samples do not fit into the memory given: raise --memory or take fewer.")
@@ -119,7 +126,13 @@ class Network:
 
     def ranked(self) -> None:
         """Every criterion's own order."""
-        distances = measure_blocks(self.opened.model, self.blocks, self.choose, provider="cpu", ascent=True)
+        distances = measure_blocks(
+            self.opened.model,
+            self.blocks,
+            self.choose,
+            runtime=Runtime("cpu"),
+            options=DistanceOptions(ascent=True),
+        )
         for criterion in RECORDED:
             scores = recorded_scores(CRITERIA[criterion], [b.name for b in self.blocks], distances)
             self.fixed_order(
@@ -153,8 +166,7 @@ class Network:
                 engine,
                 list(engine.blocks),
                 CRITERIA["loss"],
-                repair=repair,
-                refit=refit,
+                options=SearchOptions(repair=repair, refit=refit),
                 stop=self.deep_enough(),
             )
             took = time.perf_counter() - start

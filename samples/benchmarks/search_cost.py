@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.model.blocks import Block, Form
@@ -28,12 +29,14 @@ from lacoot_deploy.graph.surgery.channels import channel_axis
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.machine import describe_machine
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.maps import fit_repair
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import Step, greedy
-from lacoot_deploy.workflow.data import DataOptions, samples_for
+from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import open_model
 
 
@@ -48,7 +51,7 @@ class Naive:
         self.output = self.model.graph.output[0].name
 
     def _run(self, model: Any, samples: Samples) -> dict[str, np.ndarray]:
-        session = open_session(model, provider="cpu")
+        session = open_session(model, runtime=Runtime("cpu"))
         batches = [session.run(feeds) for feeds in samples.batches(self.batch)]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -109,7 +112,7 @@ def main() -> None:
     fit, choose = samples.take(order[: arguments.fit]), samples.take(order[arguments.fit :])
     blocks = [block for block in opened.blocks if Form.BYPASS in block.forms]
     # Both ways import and start ONNX Runtime; neither shall pay for it alone.
-    open_session(opened.model, provider="cpu").run(next(choose.batches(2)))
+    open_session(opened.model, runtime=Runtime("cpu")).run(next(choose.batches(2)))
     rows = []
     for repair in arguments.repairs:
         taken = iter(range(1, arguments.depth + 1))
@@ -123,15 +126,14 @@ def main() -> None:
             blocks,
             fit if repair != "none" else None,
             choose,
-            provider="cpu",
+            runtime=Runtime("cpu"),
             batch_size=arguments.batch,
         )
         path = greedy(
             engine,
             [block.name for block in blocks],
             CRITERIA["loss"],
-            repair=repair,
-            form=Form.BYPASS,
+            options=SearchOptions(repair=repair, form="bypass"),
             stop=deep_enough,
         )
         middle = time.perf_counter(), time.process_time()

@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from lacoot_deploy.bench import bench
+from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.manifest import read_manifest
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.data import DataOptions
 
 
 def judged(a: Path, b: Path, data: str) -> dict[str, Any]:
     """Accuracies on the test images and the drop from A to B with its paired interval, in points."""
-    score = compare(a, b, DataOptions(data, split="test"), provider="cpu", batch_size=100)
+    score = compare(a, b, DataOptions(data, split="test"), runtime=Runtime("cpu"), batch_size=100)
     assert score.accuracy is not None
     found = score.accuracy
     return {
@@ -42,7 +44,12 @@ def judged(a: Path, b: Path, data: str) -> dict[str, Any]:
 
 
 def timed(a: Path, b: Path, batch: int, seconds: float) -> dict[str, Any]:
-    result = bench(a, b, provider="cpu", threads=1, batch=batch, min_time=seconds, memory=False)
+    result = bench(
+        a,
+        b,
+        runtime=Runtime("cpu", threads=1),
+        options=BenchOptions(batch=batch, min_time=seconds, memory=False),
+    )
     return {"batch": batch, "ms": result.a.p50_ms, "own_ms": result.b.p50_ms, "speedup": result.speedup,
             "ci95": result.ci95, "verdict": result.verdict}  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,18 +15,21 @@ from tiny_models import chain, classifier, make_model, text_encoder
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.environment import Activity, noise_warnings, overheated_times
 from lacoot_deploy.bench.files import file_hash, total_bytes
-from lacoot_deploy.bench.protocol import REQUEST, FeedOptions, ModelFile, Request, RunOptions
+from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.bench.protocol import REQUEST, ModelFile, Request
 from lacoot_deploy.errors import GateError, InputError, ProviderError, UsageError
 from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.libraries import driver_problem
+from lacoot_deploy.runtime.options import Runtime
 
-QUICK = {"min_time": 0.3, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
+QUICK = BenchOptions(min_time=0.3, rounds=2, memory=False)
+CPU = Runtime("cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
 def far_apart():
     """A is eight times B: any honest measurement sees that, on any machine."""
-    return bench(chain(16, channels=16, side=16), chain(2, channels=16, side=16), **QUICK)
+    return bench(chain(16, channels=16, side=16), chain(2, channels=16, side=16), options=QUICK, runtime=CPU)
 
 
 def test_a_large_difference_is_seen(far_apart):
@@ -68,7 +72,9 @@ def test_gates(far_apart):
 
 
 def test_a_slower_b_fails_the_gate_on_slowness():
-    result = bench(chain(2, channels=16, side=16), chain(16, channels=16, side=16), **QUICK)
+    result = bench(
+        chain(2, channels=16, side=16), chain(16, channels=16, side=16), options=QUICK, runtime=CPU
+    )
     assert result.verdict == "slower"
     with pytest.raises(GateError, match="slower by 10 % at most"):
         result.require(fail_if_slower=10)
@@ -77,7 +83,7 @@ def test_a_slower_b_fails_the_gate_on_slowness():
 def test_one_model_has_a_latency_and_no_gate(tmp_path):
     path = tmp_path / "model.onnx"
     onnx.save(text_encoder(), path)
-    result = bench(path, batch=3, dims={"sequence": 7}, **(QUICK | {"memory": True}))
+    result = bench(path, options=replace(QUICK, memory=True, batch=3, dims={"sequence": 7}), runtime=CPU)
     assert result.b is None
     assert result.speedup is None
     assert result.environment.shapes == {"input_ids": [3, 7], "attention_mask": [3, 7]}
@@ -103,14 +109,14 @@ def test_where_every_node_ran_and_how_far_figures_can_be_trusted(far_apart):
 
 
 def test_the_warm_up_can_be_lengthened():
-    result = bench(chain(2), warmup_runs=400, **(QUICK | {"rounds": 1}))
+    result = bench(chain(2), options=replace(QUICK, rounds=1, warmup_runs=400), runtime=CPU)
     assert result.a.warm_runs >= 400
     assert result.a.standard_errors == {}
 
 
 def test_cuda_graphs_off_cuda_are_a_usage_error():
     with pytest.raises(UsageError, match="no CUDA graphs on cpu"):
-        bench(chain(2), cuda_graph=True, **QUICK)
+        bench(chain(2), options=replace(QUICK, cuda_graph=True), runtime=CPU)
 
 
 def test_inputs_beyond_the_memory_are_refused_before_they_are_made():
@@ -118,7 +124,7 @@ def test_inputs_beyond_the_memory_are_refused_before_they_are_made():
     if free is None:
         pytest.skip("this system does not tell its free memory")
     with pytest.raises(InputError, match=r"would take .* GiB of memory, but .* are free"):
-        bench(classifier(), batch=free // 24 * 2, **QUICK)
+        bench(classifier(), options=replace(QUICK, batch=free // 24 * 2), runtime=CPU)
 
 
 def test_the_measuring_process_ends_with_its_caller(tmp_path):
@@ -126,9 +132,8 @@ def test_the_measuring_process_ends_with_its_caller(tmp_path):
     request = Request(
         kind="latency",
         models={"a": ModelFile(path=tmp_path / "model.onnx", label="model")},
-        options=RunOptions(provider="cpu", threads=1),
-        feeds=FeedOptions(),
-        seconds=600,
+        runtime=CPU,
+        options=BenchOptions(min_time=600),
     )
     (tmp_path / REQUEST).write_text(request.model_dump_json())
     command = [sys.executable, "-m", "lacoot_deploy.bench.worker", str(tmp_path)]
@@ -141,20 +146,20 @@ def test_the_measuring_process_ends_with_its_caller(tmp_path):
 
 def test_given_feeds_are_used_and_checked():
     x = np.zeros((5, 6), np.float32)
-    result = bench(classifier(), classifier(), feeds={"x": x}, **QUICK)
+    result = bench(classifier(), classifier(), feeds={"x": x}, options=QUICK, runtime=CPU)
     assert result.environment.shapes == {"x": [5, 6]}
     assert result.environment.inputs == "given"
     with pytest.raises(InputError, match=r"'x' .* expects shape \[n, 6\], got \[5, 7\]"):
-        bench(classifier(), feeds={"x": np.zeros((5, 7), np.float32)}, **QUICK)
+        bench(classifier(), feeds={"x": np.zeros((5, 7), np.float32)}, options=QUICK, runtime=CPU)
 
 
 def test_models_that_take_other_inputs_are_refused():
     with pytest.raises(InputError, match="input"):
-        bench(classifier(), text_encoder(), **QUICK)
+        bench(classifier(), text_encoder(), options=QUICK, runtime=CPU)
 
 
 def test_io_binding_runs_on_the_cpu_too():
-    result = bench(chain(2), chain(2), io_binding=True, **QUICK)
+    result = bench(chain(2), chain(2), options=replace(QUICK, io_binding=True), runtime=CPU)
     assert result.environment.io_binding
     assert result.a.p50_ms > 0
 
@@ -162,7 +167,7 @@ def test_io_binding_runs_on_the_cpu_too():
 @pytest.mark.skipif(driver_problem() is None, reason="this machine has an NVIDIA driver")
 def test_a_provider_that_does_not_work_ends_with_exit_code_7():
     with pytest.raises(ProviderError, match="mend") as caught:
-        bench(classifier(), **(QUICK | {"provider": "cuda"}))
+        bench(classifier(), options=QUICK, runtime=Runtime("cuda", threads=1))
     assert caught.value.exit_code == 7
 
 
@@ -175,18 +180,18 @@ def test_a_custom_operator_a_missing_file_and_too_large_an_input_are_input_error
         domains={"my.ops": 1},
     )
     with pytest.raises(InputError, match=r"my\.ops:Sparkle"):
-        bench(custom, **QUICK)
+        bench(custom, options=QUICK, runtime=CPU)
     with pytest.raises(InputError, match="does not exist"):
-        bench(tmp_path / "none.onnx", **QUICK)
+        bench(tmp_path / "none.onnx", options=QUICK, runtime=CPU)
     with pytest.raises(InputError, match="memory"):
-        bench(classifier(), batch=10**13, **QUICK)
+        bench(classifier(), options=replace(QUICK, batch=10**13), runtime=CPU)
     square = make_model(
         [helper.make_node("MatMul", ["x", "t"], ["y"]), helper.make_node("Transpose", ["x"], ["t"])][::-1],
         {"x": (TensorProto.FLOAT, ["n", 1])},
         {"y": (TensorProto.FLOAT, ["n", "n"])},
     )
     with pytest.raises(InputError, match="memory"):
-        bench(square, batch=10**7, **QUICK)
+        bench(square, options=replace(QUICK, batch=10**7), runtime=CPU)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,6 @@ def test_a_custom_operator_a_missing_file_and_too_large_an_input_are_input_error
     [
         {"rounds": 0},
         {"min_time": 0},
-        {"threads": 0},
         {"batch": 0},
         {"dims": {"q": 2}},
         {"warmup_time": -1},
@@ -203,14 +207,14 @@ def test_a_custom_operator_a_missing_file_and_too_large_an_input_are_input_error
 )
 def test_options_out_of_range_are_usage_errors(option):
     with pytest.raises(UsageError):
-        bench(classifier(), **(QUICK | option))
+        bench(classifier(), options=replace(QUICK, **option), runtime=CPU)
 
 
 def test_external_data_counts_as_bytes_on_disk(tmp_path):
     path = tmp_path / "model.onnx"
     onnx.save(classifier(), path, save_as_external_data=True, location="w.data", size_threshold=0)
     assert total_bytes(path) == path.stat().st_size + (tmp_path / "w.data").stat().st_size
-    assert bench(path, **QUICK).a.file_bytes == total_bytes(path)
+    assert bench(path, options=QUICK, runtime=CPU).a.file_bytes == total_bytes(path)
 
 
 def test_external_bytes_of_function_bodies_and_sparse_weights_count_too(tmp_path):
@@ -264,9 +268,11 @@ def test_processors_that_overheat_are_counted(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(driver_problem() is not None, reason="no NVIDIA driver on this machine")
 def test_cuda_is_timed_on_the_device_with_host_copies_and_as_a_graph_beside_it():
-    options = QUICK | {"provider": "cuda"}
     result = bench(
-        chain(8, channels=32, side=32), chain(4, channels=32, side=32), batch=8, use_tf32=False, **options
+        chain(8, channels=32, side=32),
+        chain(4, channels=32, side=32),
+        options=replace(QUICK, batch=8, use_tf32=False),
+        runtime=Runtime("cuda", threads=1),
     )
     assert result.environment.io_binding
     assert result.environment.tf32 is False

@@ -11,9 +11,11 @@ from tiny_models import chain, make_model
 
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.cutting import name_nodes, node_owners, prefix, read_profile
+from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.bench.per_block import BlockLatencies, BlockLatency, block_latencies, realised
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.runtime.options import Runtime
 
 
 def block(name: str, source: str, target: str, nodes: tuple[str, ...]) -> Block:
@@ -36,7 +38,9 @@ def uneven_chain() -> tuple[onnx.ModelProto, list[Block]]:
 @pytest.mark.parametrize("method", ["profile", "prefix"])
 def test_time_goes_to_the_block_that_takes_it(method):
     model, blocks = uneven_chain()
-    found = block_latencies(model, blocks, method=method, min_time=1.0, threads=1, provider="cpu")
+    found = block_latencies(
+        model, blocks, method=method, options=BenchOptions(min_time=1.0), runtime=Runtime("cpu", threads=1)
+    )
     ms = {b.name: b.ms for b in found.blocks}
     assert list(ms) == ["first", "second", "big", "last"]
     assert found.method == method
@@ -48,7 +52,11 @@ def test_time_goes_to_the_block_that_takes_it(method):
 def test_blocks_are_timed_on_bound_values_as_on_a_gpu():
     model, blocks = uneven_chain()
     found = block_latencies(
-        model, blocks, method="prefix", min_time=0.5, threads=1, provider="cpu", io_binding=True
+        model,
+        blocks,
+        method="prefix",
+        options=BenchOptions(min_time=0.5, io_binding=True),
+        runtime=Runtime("cpu", threads=1),
     )
     ms = {b.name: b.ms for b in found.blocks}
     assert ms["big"] > 2 * max(ms["first"], ms["second"], ms["last"])
@@ -64,7 +72,9 @@ def test_what_was_saved_is_held_to_what_was_promised():
         provider="cpu",
     )
     assert found.expected_saving(["a", "b"]) == 5.0
-    result = bench(chain(2), chain(1), min_time=0.2, rounds=1, memory=False, provider="cpu")
+    result = bench(
+        chain(2), chain(1), options=BenchOptions(min_time=0.2, rounds=1, memory=False), runtime=Runtime("cpu")
+    )
     all_of_it = realised(found, ["a", "b"], result.model_copy(update={"speedup": 2.0}))
     assert (all_of_it.expected_speedup, all_of_it.share) == (2.0, 1.0)
     half = realised(found, ["a", "b"], result.model_copy(update={"speedup": 1 / 0.75}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,11 +11,14 @@ from lacoot_deploy_cli.main import run
 from tiny_models import chain, classifier
 
 from lacoot_deploy.bench import latency
-from lacoot_deploy.bench.protocol import NodePlacement, RunOptions
+from lacoot_deploy.bench.options import BenchOptions
+from lacoot_deploy.bench.protocol import NodePlacement
 from lacoot_deploy.errors import ProviderError
-from lacoot_deploy.workflow.benching import bench_files
+from lacoot_deploy.runtime.options import Runtime
+from lacoot_deploy.workflow.benching import benchmark
 
-QUICK = {"min_time": 0.2, "rounds": 2, "memory": False, "threads": 1, "provider": "cpu"}
+QUICK = BenchOptions(min_time=0.2, rounds=2, memory=False)
+CPU = Runtime("cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def shown(result, capsys, **options):
 
 
 def test_lines_fit_80_columns_and_hold_the_figures(files, capsys):
-    result = bench_files(*files, **QUICK)
+    result = benchmark(*files, options=QUICK, runtime=CPU)
     result.b.gpu_memory_bytes = 300 * 2**20
     result.speedup, result.ci95, result.noise_floor, result.verdict = (
         2.7123,
@@ -62,7 +67,7 @@ def test_lines_fit_80_columns_and_hold_the_figures(files, capsys):
 
 
 def test_nodes_that_fell_back_are_named_and_with_v_all_nodes(files, capsys):
-    result = bench_files(files[0], **QUICK)
+    result = benchmark(files[0], options=QUICK, runtime=CPU)
     result.a.placement = {"cuda": 71, "cpu": 1}
     result.a.nodes[0] = NodePlacement(node="odd_one", op="Relu", provider="cpu")
     result.a.cpu_nodes = ["odd_one"]
@@ -81,13 +86,13 @@ def test_what_cuda_adds_is_told_beside_it(files, capsys, monkeypatch):
         assert request.kind == "latency"
         if request.options.cuda_graph:
             raise ProviderError("B cannot run on cuda: it has control flow")
-        answer = real(request.model_copy(update={"options": RunOptions(provider="cpu", threads=1)}))
+        answer = real(request.model_copy(update={"runtime": CPU, "options": replace(QUICK, min_time=0.2)}))
         return answer.model_copy(
             update={"provider": "cuda", "io_binding": request.options.io_binding is not False}
         )
 
     monkeypatch.setattr(latency, "ask", as_on_cuda)
-    result = bench_files(*files, **(QUICK | {"provider": "cuda"}))
+    result = benchmark(*files, options=QUICK, runtime=Runtime("cuda", threads=1))
     assert result.environment.io_binding
     assert result.environment.tf32 is True
     copies, graph = result.variants["host_copies"], result.variants["cuda_graph"]
@@ -104,10 +109,10 @@ def test_what_to_expect_of_another_network_is_not_told(files, tmp_path):
     for node in other.graph.node:
         node.name = f"other_{node.name}"
     onnx.save(other, tmp_path / "other.onnx")
-    result = bench_files(files[0], tmp_path / "other.onnx", per_block=True, **QUICK)
+    result = benchmark(files[0], tmp_path / "other.onnx", per_block=True, options=QUICK, runtime=CPU)
     assert result.realised is None
     assert any("not A without some of its blocks" in warning for warning in result.warnings)
-    assert bench_files(*files, per_block=True, **QUICK).realised is not None
+    assert benchmark(*files, per_block=True, options=QUICK, runtime=CPU).realised is not None
 
 
 def test_exit_codes_of_bench(files, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,14 @@ def test_help_fits_80_columns_and_has_an_example(command, capsys):
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert "lacoot-deploy " + (command or "inspect") in text
+
+
+def test_collapse_shows_its_options_under_headings(capsys):
+    run(["collapse", "--help"])
+    headings = [line[:-1] for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[A-Z].*:", line)]
+    assert headings == [
+        "How far to go", "Choosing", "Putting in place", "Activations", "Data", "Runtime", "Output",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,6 +10,8 @@ from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.linear import list_activations
 from lacoot_deploy.runtime.activation_statistics import Watched, activation_moments
+from lacoot_deploy.runtime.exposed import ExposedSession
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection.activation_criteria import entropy
 
 
@@ -22,7 +24,7 @@ def relu_model(shape, *, batch="N"):
 def moments_of(x: np.ndarray, *, axis: int | None = 1, **options):
     model = relu_model(x.shape[1:])
     watched = [Watched("act", "x", "y", axis)]
-    return activation_moments(model, watched, Samples({"x": x}), provider="cpu", **options)["act"]
+    return activation_moments(model, watched, Samples({"x": x}), runtime=Runtime("cpu"), **options)["act"]
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 4, 5), 1), ((7, 6), 2), ((5,), 1), ((4, 3), None)])
@@ -59,22 +61,16 @@ def test_the_batch_size_changes_nothing_at_all() -> None:
             np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
 
 
-def test_little_memory_takes_more_passes_and_gives_the_same() -> None:
+def test_little_memory_takes_more_passes_and_gives_the_same(monkeypatch) -> None:
     model, _ = residual_cnn(2)
     samples = Samples(random_feeds(model, batch=6))
     watched = [Watched(a.name, a.input, a.output, a.axis) for a in list_activations(model)]
-    one = activation_moments(model, watched, samples, provider="cpu", batch_size=2)
-    passes = []
-    many = activation_moments(
-        model,
-        watched,
-        samples,
-        provider="cpu",
-        batch_size=2,
-        memory_bytes=1,
-        progress=lambda done, total: passes.append((done, total)),
-    )
-    assert passes[-1] == (6 * len(watched), 6 * len(watched))
+    one = activation_moments(model, watched, samples, runtime=Runtime("cpu"), batch_size=2)
+    sessions: list[int] = []
+    run = ExposedSession.run
+    monkeypatch.setattr(ExposedSession, "run", lambda *given: sessions.append(1) or run(*given))
+    many = activation_moments(model, watched, samples, runtime=Runtime("cpu"), batch_size=2, memory_bytes=1)
+    assert len(sessions) == 1 + 3 * len(watched)
     for name, moments in one.items():
         np.testing.assert_array_equal(moments.mean, many[name].mean)
 
@@ -82,7 +78,9 @@ def test_little_memory_takes_more_passes_and_gives_the_same() -> None:
 def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted() -> None:
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     model = relu_model((3,), batch=4)
-    found = activation_moments(model, [Watched("act", "x", "y", 1)], Samples({"x": x}), provider="cpu")["act"]
+    found = activation_moments(
+        model, [Watched("act", "x", "y", 1)], Samples({"x": x}), runtime=Runtime("cpu")
+    )["act"]
     assert found.entries == 5
     np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
 
@@ -96,7 +94,11 @@ def test_what_should_come_out_may_be_another_networks() -> None:
 
     x = np.abs(np.random.default_rng(0).normal(size=(9, 4))).astype(np.float32)
     found = activation_moments(
-        scaled(0.5), [Watched("act", "inner", "y", 1)], Samples({"x": x}), target=scaled(2.0), provider="cpu"
+        scaled(0.5),
+        [Watched("act", "inner", "y", 1)],
+        Samples({"x": x}),
+        target=scaled(2.0),
+        runtime=Runtime("cpu"),
     )["act"]
     slope, intercept = found.affine()
     np.testing.assert_allclose(slope, 4.0, rtol=1e-5)
@@ -136,6 +138,6 @@ def test_a_networks_own_activations_are_what_is_watched() -> None:
     activation = list_activations(model)[-1]
     feeds = random_feeds(model, batch=3)
     watched = [Watched("last", activation.input, activation.output, 1)]
-    found = activation_moments(model, watched, Samples(feeds), provider="cpu")["last"]
+    found = activation_moments(model, watched, Samples(feeds), runtime=Runtime("cpu"))["last"]
     out = run(model, feeds)[0].astype(np.float64)
     np.testing.assert_allclose(found.target_mean, out.mean(axis=(0, 2, 3)), rtol=1e-6)

@@ -11,11 +11,12 @@ from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError, VerificationError
 from lacoot_deploy.runtime.compare import Limits, compare_models
 from lacoot_deploy.runtime.evaluate import top_k_metric
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 
 
 def cpu(model, label="model"):
-    return open_session(model, provider="cpu", label=label)
+    return open_session(model, runtime=Runtime("cpu"), label=label)
 
 
 @pytest.fixture

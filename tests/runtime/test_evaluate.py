@@ -8,6 +8,7 @@ from tiny_models import classifier, make_model
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.runtime.evaluate import accuracy, predict, top_k_hits
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 
 
@@ -16,7 +17,7 @@ from lacoot_deploy.runtime.sessions import open_session
 def test_predictions_do_not_depend_on_the_batch_size(batch, batch_size):
     weight = np.random.default_rng(2).standard_normal((6, 5)).astype(np.float32)
     x = np.random.default_rng(3).standard_normal((11, 6)).astype(np.float32)
-    session = open_session(classifier(weight, batch=batch), provider="cpu")
+    session = open_session(classifier(weight, batch=batch), runtime=Runtime("cpu"))
     logits = predict(session, Samples({"x": x}), batch_size=batch_size)["logits"]
     np.testing.assert_allclose(logits, x @ weight, rtol=1e-5, atol=1e-6)
 
@@ -45,4 +46,4 @@ def test_an_output_without_sample_axis_is_refused():
     node = helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0)
     model = make_model([node], {"x": (TensorProto.FLOAT, ["n", 2])}, {"mean": (TensorProto.FLOAT, [])})
     with pytest.raises(InputError, match="no sample axis"):
-        predict(open_session(model, provider="cpu"), Samples({"x": np.zeros((3, 2), np.float32)}))
+        predict(open_session(model, runtime=Runtime("cpu")), Samples({"x": np.zeros((3, 2), np.float32)}))

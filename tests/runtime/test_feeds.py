@@ -14,12 +14,13 @@ from lacoot_deploy.runtime.feeds import (
     model_inputs,
     resolve_shapes,
 )
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 
 
 def test_inputs_of_a_model_and_of_its_session_agree():
     for model in (classifier(), text_encoder(), classifier(batch=3)):
-        assert model_inputs(model) == model_inputs(open_session(model, provider="cpu"))
+        assert model_inputs(model) == model_inputs(open_session(model, runtime=Runtime("cpu")))
 
 
 def test_token_ids_stay_inside_the_table():
@@ -32,7 +33,7 @@ def test_token_ids_stay_inside_the_table():
     assert ids.min() == 0
     assert ids.max() == 6
     assert (mask == 1).all()
-    open_session(model, provider="cpu").run(feeds)
+    open_session(model, runtime=Runtime("cpu")).run(feeds)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "uint8", "int32", "int64", "str"])

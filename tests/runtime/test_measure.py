@@ -13,6 +13,7 @@ from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form, ResidualUnit
 from lacoot_deploy.runtime import measure as measuring
 from lacoot_deploy.runtime.measure import measure, measure_blocks
+from lacoot_deploy.runtime.options import DistanceOptions, Runtime
 from lacoot_deploy.transport import cosine_distance, max_sliced_wasserstein, paired_distance
 
 
@@ -47,7 +48,9 @@ def setting():
 
 def test_distances_are_those_of_the_transport_room_on_the_true_activations(setting):
     model, blocks, samples = setting
-    measured = measure(model, blocks, samples, provider="cpu", split="val", seed=3)
+    measured = measure(
+        model, blocks, samples, runtime=Runtime("cpu"), options=DistanceOptions(split="val", seed=3)
+    )
     values = reference(model, samples)
     directions = measuring._directions(512, 50, 3)
     for i, b in enumerate(blocks):
@@ -73,9 +76,13 @@ def test_distances_are_those_of_the_transport_room_on_the_true_activations(setti
 def test_the_batch_size_and_the_memory_limit_do_not_change_the_result(setting, monkeypatch):
     model, blocks, samples = setting
     monkeypatch.setattr(measuring, "ASCENT_SAMPLES", 16)
-    want = measure_blocks(model, blocks, samples, provider="cpu", batch_size=37)
+    want = measure_blocks(
+        model, blocks, samples, runtime=Runtime("cpu"), options=DistanceOptions(batch_size=37)
+    )
     for options in ({"batch_size": 1}, {"batch_size": 10}, {"memory_bytes": 4 * 16 * 1024}):
-        got = measure_blocks(model, blocks, samples, provider="cpu", **options)
+        got = measure_blocks(
+            model, blocks, samples, runtime=Runtime("cpu"), options=DistanceOptions(**options)
+        )
         for name in want:
             assert got[name].keys() == want[name].keys()
             for key, record in want[name].items():
@@ -86,7 +93,9 @@ def test_the_batch_size_and_the_memory_limit_do_not_change_the_result(setting, m
 
 def test_too_little_memory_takes_fewer_samples_for_the_ascent_and_says_how_many(setting):
     model, blocks, samples = setting
-    got = measure_blocks(model, blocks, samples, provider="cpu", memory_bytes=4 * 10 * 1024)
+    got = measure_blocks(
+        model, blocks, samples, runtime=Runtime("cpu"), options=DistanceOptions(memory_bytes=4 * 10 * 1024)
+    )
     assert {record["mswd-ascent"].samples for record in got.values()} == {10}
     assert {record["mswd"].samples for record in got.values()} == {37}
 
@@ -95,7 +104,9 @@ def test_a_shortcut_block_is_measured_from_skip_to_merge(setting):
     model, blocks, samples = setting
     # As if the first block's input had another shape: the block then starts at a value that cannot be compared.
     only_shortcut = replace(blocks[1], input="r0", forms=(Form.SHORTCUT,), shape=("n", 4, 8, 8))
-    got = measure_blocks(model, [only_shortcut], samples, provider="cpu", ascent=False)["b1"]
+    got = measure_blocks(
+        model, [only_shortcut], samples, runtime=Runtime("cpu"), options=DistanceOptions(ascent=False)
+    )["b1"]
     values = reference(model, samples)
     assert got["paired"].value == pytest.approx(float(paired_distance(values[1], values[2])), rel=1e-4)
     assert "mswd-ascent" not in got
@@ -109,8 +120,13 @@ def test_blocks_inside_subgraphs_are_left_out(setting):
 def test_progress_ends_at_the_total(setting):
     model, blocks, samples = setting
     seen: list[tuple[int, int]] = []
-    measure_blocks(
-        model, blocks, samples, provider="cpu", batch_size=8, progress=lambda d, t: seen.append((d, t))
+    measure(
+        model,
+        blocks,
+        samples,
+        runtime=Runtime("cpu"),
+        options=DistanceOptions(batch_size=8),
+        progress=lambda d, t: seen.append((d, t)),
     )
     assert seen[-1] == (74, 74)
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
@@ -119,10 +135,10 @@ def test_progress_ends_at_the_total(setting):
 def test_one_sample_and_activations_that_are_not_finite_are_refused(setting):
     model, blocks, samples = setting
     with pytest.raises(UsageError, match="at least two samples"):
-        measure_blocks(model, blocks, samples.take(slice(0, 1)), provider="cpu")
+        measure_blocks(model, blocks, samples.take(slice(0, 1)), runtime=Runtime("cpu"))
     samples.feeds["h0"][5, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="h0"):
-        measure_blocks(model, blocks, samples, provider="cpu")
+        measure_blocks(model, blocks, samples, runtime=Runtime("cpu"))
 
 
 def test_several_inputs_free_dimensions_and_float16():
@@ -152,9 +168,13 @@ def test_several_inputs_free_dimensions_and_float16():
     )
     ids = np.random.default_rng(1).integers(0, 7, (40, 5))
     mask = (np.arange(5) < np.random.default_rng(2).integers(1, 6, (40, 1))).astype(np.int64)
-    found = measure(model, [layer], Samples({"input_ids": ids, "mask": mask}), provider="cpu", batch_size=7)[
-        "layer"
-    ]
+    found = measure(
+        model,
+        [layer],
+        Samples({"input_ids": ids, "mask": mask}),
+        runtime=Runtime("cpu"),
+        options=DistanceOptions(batch_size=7),
+    )["layer"]
     h = torch.from_numpy(table[ids].astype(np.float32) * mask[..., None].astype(np.float32))
     assert found.distances["paired"].value == pytest.approx(
         float(paired_distance(h, h + 0.1 * h.tanh())), rel=5e-3

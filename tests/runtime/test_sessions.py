@@ -13,6 +13,7 @@ from lacoot_deploy.errors import InputError, ProviderError, UsageError
 from lacoot_deploy.runtime import providers, sessions
 from lacoot_deploy.runtime.libraries import Library, driver_problem, needed_names
 from lacoot_deploy.runtime.messages import run_error
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.placement import Placement, shape_arithmetic_nodes
 from lacoot_deploy.runtime.providers import CPU, CUDA
 from lacoot_deploy.runtime.sessions import open_session
@@ -22,7 +23,7 @@ needs_no_cuda = pytest.mark.skipif(driver_problem() is None, reason="this machin
 
 def test_a_session_tells_its_signature_and_runs():
     weight = np.arange(6, dtype=np.float32).reshape(3, 2)
-    session = open_session(classifier(weight), provider="cpu")
+    session = open_session(classifier(weight), runtime=Runtime("cpu"))
     assert session.inputs == (InputInfo("x", ("n", 3), "float32"),)
     assert session.outputs == (InputInfo("logits", ("n", 2), "float32"),)
     x = np.ones((5, 3), dtype=np.float32)
@@ -43,14 +44,14 @@ def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so():
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "CUDAExecutionProvider", "openvino", "nonsense"])
 def test_a_provider_that_does_not_run_the_model_is_an_error_with_exit_code_7(provider, capfd):
     with pytest.raises(ProviderError, match=r"mend|known are") as caught:
-        open_session(classifier(), provider=provider)
+        open_session(classifier(), runtime=Runtime(provider))
     assert caught.value.exit_code == 7
     assert capfd.readouterr() == ("", "")
 
 
 def on_cuda(placed: tuple[Placement, ...]):
     """A session as it would be on a machine with CUDA, its nodes placed as given."""
-    session = open_session(classifier(), provider="cpu")
+    session = open_session(classifier(), runtime=Runtime("cpu"))
     session.provider, session.placement = "cuda", placed
     session.ort = SimpleNamespace(get_providers=lambda: [CUDA, CPU])
     return session
@@ -95,7 +96,7 @@ def test_a_missing_cuda_library_is_named_with_what_brings_it(cuda_listed, monkey
     def attempt(full: str):
         if full == CUDA:
             raise RuntimeError("Failed to load library libonnxruntime_providers_cuda.so")
-        return open_session(classifier(), provider="cpu")
+        return open_session(classifier(), runtime=Runtime("cpu"))
 
     wanted = r"these libraries cannot be loaded: libcudnn\.so\.9\. To mend it: pip install"
     with pytest.raises(ProviderError, match=wanted) as caught:
@@ -122,9 +123,9 @@ def test_files_that_do_not_load_are_input_errors(tmp_path, capfd):
     junk = tmp_path / "junk.onnx"
     junk.write_bytes(b"this is no model")
     with pytest.raises(InputError, match="cannot be parsed"):
-        open_session(junk, provider="cpu")
+        open_session(junk, runtime=Runtime("cpu"))
     with pytest.raises(InputError, match="does not exist"):
-        open_session(tmp_path / "none.onnx", provider="cpu")
+        open_session(tmp_path / "none.onnx", runtime=Runtime("cpu"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -133,7 +134,7 @@ def test_a_custom_operator_is_named():
     shape = (TensorProto.FLOAT, ["n", 3])
     model = make_model([node], {"x": shape}, {"y": shape}, domains={"my.ops": 1})
     with pytest.raises(InputError, match=r"my\.ops:Sparkle"):
-        open_session(model, provider="cpu")
+        open_session(model, runtime=Runtime("cpu"))
 
 
 def test_external_data_is_found_from_the_path_and_from_a_loaded_model(tmp_path):
@@ -142,11 +143,14 @@ def test_external_data_is_found_from_the_path_and_from_a_loaded_model(tmp_path):
     onnx.save(classifier(weight), path, save_as_external_data=True, location="model.data", size_threshold=0)
     x = np.ones((1, 3), dtype=np.float32)
     loaded = onnx.load(path, load_external_data=False)
-    for session in (open_session(path, provider="cpu"), open_session(loaded, provider="cpu", source=path)):
+    for session in (
+        open_session(path, runtime=Runtime("cpu")),
+        open_session(loaded, runtime=Runtime("cpu"), source=path),
+    ):
         np.testing.assert_allclose(session.run({"x": x})["logits"], x @ weight)
     (tmp_path / "model.data").unlink()
     with pytest.raises(InputError, match=r"(?i)external"):
-        open_session(path, provider="cpu")
+        open_session(path, runtime=Runtime("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -160,11 +164,11 @@ def test_external_data_is_found_from_the_path_and_from_a_loaded_model(tmp_path):
 )
 def test_feeds_that_do_not_fit_are_named(feeds, message):
     with pytest.raises(InputError, match=message):
-        open_session(classifier(), provider="cpu").run(feeds)
+        open_session(classifier(), runtime=Runtime("cpu")).run(feeds)
 
 
 def test_an_output_that_does_not_exist_is_named():
-    session = open_session(classifier(), provider="cpu")
+    session = open_session(classifier(), runtime=Runtime("cpu"))
     with pytest.raises(InputError, match="no output 'nope'; it has logits"):
         session.run({"x": np.zeros((1, 6), np.float32)}, ["nope"])
 
@@ -173,14 +177,14 @@ def test_running_out_of_memory_is_an_input_error():
     node = helper.make_node("ConstantOfShape", ["size"], ["y"])
     model = make_model([node], {"size": (TensorProto.INT64, [2])}, {"y": (TensorProto.FLOAT, None)})
     with pytest.raises(InputError, match="out of memory"):
-        open_session(model, provider="cpu").run({"size": np.array([10**6, 10**6])})
+        open_session(model, runtime=Runtime("cpu")).run({"size": np.array([10**6, 10**6])})
 
 
 def test_options_that_make_no_sense_are_usage_errors():
     with pytest.raises(UsageError, match="optimisation"):
-        open_session(classifier(), provider="cpu", optimization="fast")
+        open_session(classifier(), runtime=Runtime("cpu"), optimization="fast")
     with pytest.raises(UsageError, match="threads"):
-        open_session(classifier(), provider="cpu", threads=0)
+        open_session(classifier(), runtime=Runtime("cpu", threads=0))
 
 
 def test_shape_arithmetic_is_told_from_work():
@@ -201,7 +205,7 @@ def test_shape_arithmetic_is_told_from_work():
 
 
 def test_symbolic_and_unnamed_dimensions_come_through():
-    session = open_session(text_encoder(), provider="cpu")
+    session = open_session(text_encoder(), runtime=Runtime("cpu"))
     assert session.inputs[0] == InputInfo("input_ids", ("batch", "sequence"), "int64")
 
 
@@ -213,7 +217,7 @@ def test_float16_and_overridable_initialisers():
         {"y": (TensorProto.FLOAT16, [None, 2])},
     )
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    session = open_session(model, provider="cpu")
+    session = open_session(model, runtime=Runtime("cpu"))
     assert [(i.name, i.shape, i.dtype) for i in session.inputs] == [("x", (None, 2), "float16")]
 
 
@@ -231,11 +235,11 @@ def test_the_needed_libraries_of_an_elf_file_are_read():
 @pytest.mark.gpu
 @pytest.mark.skipif(driver_problem() is not None, reason="no NVIDIA driver on this machine")
 def test_cuda_runs_every_node_of_a_model_made_for_it():
-    session = open_session(classifier(), provider="cuda", allow_cpu_nodes=False, use_tf32=False)
+    session = open_session(classifier(), runtime=Runtime("cuda"), allow_cpu_nodes=False, use_tf32=False)
     assert session.provider == "cuda"
     assert {p.provider for p in session.placement} == {"CUDAExecutionProvider"}
     x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    cpu = open_session(classifier(), provider="cpu")
+    cpu = open_session(classifier(), runtime=Runtime("cpu"))
     np.testing.assert_allclose(
         session.run({"x": x})["logits"], cpu.run({"x": x})["logits"], rtol=1e-5, atol=1e-5
     )

@@ -13,7 +13,9 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.linear import Linearisation, linearise, list_activations, merge_linear
 from lacoot_deploy.graph.linear.parameters import ActivationParameters
 from lacoot_deploy.runtime.activation_statistics import Watched, activation_moments
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection import activation_criteria as criteria
+from lacoot_deploy.selection.names import activation_criterion
 
 
 def phi(value: float) -> float:
@@ -39,7 +41,7 @@ def normed(scale, shift, *, activation="Relu", skip=False):
 def measured(model, x):
     (activation,) = list_activations(model)
     watched = [Watched("a", activation.input, activation.output, activation.axis)]
-    return activation, activation_moments(model, watched, Samples({"x": x}), provider="cpu")["a"]
+    return activation, activation_moments(model, watched, Samples({"x": x}), runtime=Runtime("cpu"))["a"]
 
 
 def images(channels: int, samples: int = 40) -> np.ndarray:
@@ -145,4 +147,4 @@ def test_slopes_are_told_from_one_and_other_activations_from_their_best_fit() ->
 
 def test_an_unknown_criterion_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="entropy, gaussian, slope, output"):
-        criteria.check_criterion("mswd")
+        activation_criterion("mswd")

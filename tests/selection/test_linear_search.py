@@ -10,10 +10,11 @@ from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.graph.linear import linearise, list_activations, merge_linear
 from lacoot_deploy.manifest import Plan, parse_plan, to_json
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection import linear_search as search
 from lacoot_deploy.selection.limits import Evidence, Limit
 from lacoot_deploy.selection.linear_network import LinearNetwork
-from lacoot_deploy.selection.trial_runtime import Runtime
+from lacoot_deploy.selection.trials import Trials
 
 SHIFTS = {"second": 9.0, "third": 2.5, "first": 1.0}
 """What is added before each activation: the more, the more of it is on its linear piece."""
@@ -37,7 +38,9 @@ def network():
 def prepared(network, *, fit: str = "affine"):
     model, activations, samples = network
     evidence = Evidence.split(samples)
-    return LinearNetwork(model, activations, evidence, fit=fit, runtime=Runtime(provider="cpu")), evidence
+    return LinearNetwork(
+        model, activations, evidence, fit=fit, trials=Trials(runtime=Runtime("cpu"))
+    ), evidence
 
 
 def order(path) -> list[str]:

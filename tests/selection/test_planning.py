@@ -16,6 +16,7 @@ from lacoot_deploy.manifest import BlockRecord, DistanceRecord, parse_plan, to_j
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.matching import match_records, resolve_plan
+from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan
 from lacoot_deploy.selection.search import greedy
 
@@ -42,7 +43,11 @@ def gone(plan):
 def test_the_blocks_that_matter_least_go_first(network, search):
     model, blocks, samples = network
     plan = make_plan(
-        model, blocks, Limit(count=2), criterion="output", search=search, evidence=Evidence.split(samples)
+        model,
+        blocks,
+        Limit(count=2),
+        options=SearchOptions(criterion="output", search=search),
+        evidence=Evidence.split(samples),
     )
     assert gone(plan) == ["layer2", "layer0"]
     assert plan.search == search
@@ -66,9 +71,7 @@ def test_the_loss_criterion_ranks_as_removing_each_block_by_hand_does(network):
         model,
         blocks,
         Limit(count=4),
-        criterion="loss",
-        search="ranked",
-        repair="none",
+        options=SearchOptions(criterion="loss", search="ranked", repair="none"),
         evidence=Evidence.split(samples),
     )
     assert gone(plan) == [block.name for block in expected]
@@ -77,7 +80,13 @@ def test_the_loss_criterion_ranks_as_removing_each_block_by_hand_does(network):
 
 def test_a_drop_limit_goes_as_deep_as_it_holds_and_is_confirmed_on_other_samples(network):
     model, blocks, samples = network
-    plan = make_plan(model, blocks, Limit(max_drop=2.0), repair="none", evidence=Evidence.split(samples))
+    plan = make_plan(
+        model,
+        blocks,
+        Limit(max_drop=2.0),
+        options=SearchOptions(repair="none"),
+        evidence=Evidence.split(samples),
+    )
     assert gone(plan)[:2] == ["layer2", "layer0"]
     assert len(gone(plan)) < 4
     confirming = plan.evidence["confirming"]
@@ -104,7 +113,13 @@ def test_without_labels_agreement_with_the_dense_network_stands_in_and_is_called
 
 def test_a_drift_limit_needs_no_classes(network):
     model, blocks, samples = network
-    plan = make_plan(model, blocks, Limit(max_drift=0.05), repair="none", evidence=Evidence.split(samples))
+    plan = make_plan(
+        model,
+        blocks,
+        Limit(max_drift=0.05),
+        options=SearchOptions(repair="none"),
+        evidence=Evidence.split(samples),
+    )
     assert gone(plan) == ["layer2", "layer0"][: len(gone(plan))]
     assert plan.evidence["confirming"]["collapsed"]["drift"] <= 0.05
 
@@ -112,7 +127,13 @@ def test_a_drift_limit_needs_no_classes(network):
 def test_a_limit_that_nothing_keeps_is_an_error_of_its_own(network):
     model, blocks, samples = network
     with pytest.raises(NothingToCollapseError, match="exceeds the limit"):
-        make_plan(model, blocks, Limit(max_drift=1e-9), repair="none", evidence=Evidence.split(samples))
+        make_plan(
+            model,
+            blocks,
+            Limit(max_drift=1e-9),
+            options=SearchOptions(repair="none"),
+            evidence=Evidence.split(samples),
+        )
     with pytest.raises(NothingToCollapseError, match="4 blocks"):
         make_plan(model, blocks, Limit(count=5))
 
@@ -136,7 +157,11 @@ def test_named_blocks_go_and_no_other(network):
     model, blocks, samples = network
     assert gone(make_plan(model, blocks, Limit(blocks=("layer3", "layer1")))) == ["layer3", "layer1"]
     repaired = make_plan(
-        model, blocks, Limit(blocks=("layer1",)), repair="affine", evidence=Evidence.split(samples)
+        model,
+        blocks,
+        Limit(blocks=("layer1",)),
+        options=SearchOptions(repair="affine"),
+        evidence=Evidence.split(samples),
     )
     assert repaired.steps[0].repair is not None
     with pytest.raises(UsageError, match="Did you mean layer1"):
@@ -150,13 +175,17 @@ def test_options_that_contradict_each_other_are_said_to(network):
     with pytest.raises(UsageError, match="give --data"):
         make_plan(model, blocks, Limit(max_drop=1.0))
     with pytest.raises(UsageError, match="fitted on data"):
-        make_plan(model, blocks, Limit(count=1), repair="affine")
+        make_plan(model, blocks, Limit(count=1), options=SearchOptions(repair="affine"))
     with pytest.raises(UsageError, match="needs labelled data"):
         make_plan(
-            model, blocks, Limit(count=1), criterion="loss", evidence=Evidence.split(Samples(samples.feeds))
+            model,
+            blocks,
+            Limit(count=1),
+            options=SearchOptions(criterion="loss"),
+            evidence=Evidence.split(Samples(samples.feeds)),
         )
     with pytest.raises(UsageError, match="no criterion 'best'"):
-        make_plan(model, blocks, Limit(count=1), criterion="best")
+        make_plan(model, blocks, Limit(count=1), options=SearchOptions(criterion="best"))
     with pytest.raises(UsageError, match="too few"):
         Evidence.split(samples.take(np.arange(5)))
 
@@ -164,17 +193,29 @@ def test_options_that_contradict_each_other_are_said_to(network):
 def test_the_random_control_is_random_by_seed_alone(network):
     model, blocks, _ = network
     orders = {
-        tuple(gone(make_plan(model, blocks, Limit(count=4), criterion="random", seed=seed)))
+        tuple(
+            gone(
+                make_plan(model, blocks, Limit(count=4), options=SearchOptions(criterion="random", seed=seed))
+            )
+        )
         for seed in range(8)
     }
     assert len(orders) > 3
-    again = make_plan(model, blocks, Limit(count=4), criterion="random", seed=0)
-    assert gone(again) == gone(make_plan(model, blocks, Limit(count=4), criterion="random", seed=0))
+    again = make_plan(model, blocks, Limit(count=4), options=SearchOptions(criterion="random", seed=0))
+    assert gone(again) == gone(
+        make_plan(model, blocks, Limit(count=4), options=SearchOptions(criterion="random", seed=0))
+    )
 
 
 def test_a_replayed_plan_gives_the_same_bytes(network):
     model, blocks, samples = network
-    plan = make_plan(model, blocks, Limit(count=2), repair="linear", evidence=Evidence.split(samples))
+    plan = make_plan(
+        model,
+        blocks,
+        Limit(count=2),
+        options=SearchOptions(repair="linear"),
+        evidence=Evidence.split(samples),
+    )
     again = parse_plan(to_json(plan))
     first, _ = resolve_plan(plan, blocks)
     second, _ = resolve_plan(again, blocks)
@@ -205,7 +246,13 @@ def test_giving_up_early_changes_no_choice(network, criterion, repair):
     evidence = Evidence.split(samples)
     engine = Engine(model, blocks, evidence.fit, evidence.choose, batch_size=32)
     trial = CRITERIA[criterion].trial
-    path = greedy(engine, list(engine.blocks), CRITERIA[criterion], repair=repair, stop=lambda step: False)
+    path = greedy(
+        engine,
+        list(engine.blocks),
+        CRITERIA[criterion],
+        options=SearchOptions(repair=repair),
+        stop=lambda step: False,
+    )
     current, left = engine.dense, list(engine.blocks)
     for step in path:
         scores = {n: trial(engine.quality(engine.remove(current, [n], repair=repair))) for n in left}
@@ -245,7 +292,11 @@ def test_blocks_that_do_nothing_go_without_data(half_dead):
 def test_blocks_that_do_nothing_go_first(half_dead, search):
     model, blocks, samples = half_dead
     plan = make_plan(
-        model, blocks, Limit(count=3), criterion="loss", search=search, evidence=Evidence.split(samples)
+        model,
+        blocks,
+        Limit(count=3),
+        options=SearchOptions(criterion="loss", search=search),
+        evidence=Evidence.split(samples),
     )
     assert gone(plan)[:2] == ["layer1", "layer2"]
     assert [step.evidence.get("lossless") for step in plan.steps] == [True, True, None]

@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from lacoot_deploy.api import collapse
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model
 from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.recipe import load_recipe
 from lacoot_deploy.training.run import train
-from lacoot_deploy.workflow.collapsing import collapse
 from lacoot_deploy.workflow.training import export
 
 RECIPES = Path(__file__).parents[2] / "samples" / "recipes"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lacoot_deploy.api import collapse
 from lacoot_deploy.data import load_images, normalise
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.manifest import read_manifest
 from lacoot_deploy.selection.planning import Limit
-from lacoot_deploy.workflow.collapsing import collapse
 from lacoot_deploy.workflow.comparing import compare
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.inspecting import inspect, open_model
 from lacoot_deploy.workflow.measuring import measure
 from lacoot_deploy.workflow.training import export, train

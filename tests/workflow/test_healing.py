@@ -10,7 +10,9 @@ import onnxruntime
 import pytest
 from lacoot_deploy_cli.main import run as run_command
 
+from lacoot_deploy.api import collapse
 from lacoot_deploy.data import load_images, normalise
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model
@@ -21,8 +23,6 @@ from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import train
-from lacoot_deploy.workflow.collapsing import collapse
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.healing import HealSummary, heal
 from lacoot_deploy.workflow.inspecting import open_model
 

@@ -15,6 +15,7 @@ from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.graph.linear import MergeRecord
 from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.manifest import read_manifest
+from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.workflow.activations import inspect_activations
 
 
@@ -50,7 +51,7 @@ def test_chosen_activations_go_and_the_layers_around_them_are_one(folder, tmp_pa
     out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
     options = LineariseOptions("auto", Limit(count=2), criterion="entropy")
     result = collapse(
-        folder / "vgg.onnx", out, linearise=options, data=data(folder), provider="cpu", plan_out=plan
+        folder / "vgg.onnx", out, linearise=options, data=data(folder), runtime=Runtime("cpu"), plan_out=plan
     )
     assert [record.output for record in result.plan.linearised] in (
         ["hidden1", "hidden2"],
@@ -65,7 +66,7 @@ def test_chosen_activations_go_and_the_layers_around_them_are_one(folder, tmp_pa
     assert entry.linearised == [record.activation for record in result.plan.linearised]
     assert len(entry.merged) == len([merge for merge in result.merges if merge.second])
     again = tmp_path / "again.onnx"
-    collapse(folder / "vgg.onnx", again, plan_file=plan, provider="cpu")
+    collapse(folder / "vgg.onnx", again, plan_file=plan, runtime=Runtime("cpu"))
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -73,7 +74,11 @@ def test_auto_takes_only_what_merges_for_a_gain(folder, tmp_path) -> None:
     options = LineariseOptions("auto", Limit(count=3))
     with pytest.raises(NothingToCollapseError, match="--count 3"):
         collapse(
-            folder / "vgg.onnx", tmp_path / "o.onnx", linearise=options, data=data(folder), provider="cpu"
+            folder / "vgg.onnx",
+            tmp_path / "o.onnx",
+            linearise=options,
+            data=data(folder),
+            runtime=Runtime("cpu"),
         )
     options = LineariseOptions("auto", Limit(count=1))
     with pytest.raises(NothingToCollapseError, match="inspect --activations"):
@@ -82,7 +87,7 @@ def test_auto_takes_only_what_merges_for_a_gain(folder, tmp_path) -> None:
             tmp_path / "o.onnx",
             linearise=options,
             data=data(folder, "resnet"),
-            provider="cpu",
+            runtime=Runtime("cpu"),
         )
 
 
@@ -95,7 +100,7 @@ def test_blocks_and_activations_go_by_one_plan(folder, tmp_path) -> None:
         limit=Limit(blocks=(block_names(folder)[1],)),
         linearise=LineariseOptions((names[-1],), merge="always", inexact=True),
         data=data(folder, "resnet"),
-        provider="cpu",
+        runtime=Runtime("cpu"),
         plan_out=plan,
     )
     assert len(result.plan.steps) == len(result.plan.linearised) == 1
@@ -103,7 +108,7 @@ def test_blocks_and_activations_go_by_one_plan(folder, tmp_path) -> None:
     (entry,) = read_manifest(onnx.load(out)).history
     assert entry.blocks == [block_names(folder)[1]]
     assert entry.linearised == [names[-1]]
-    collapse(folder / "resnet.onnx", again, plan_file=plan, provider="cpu")
+    collapse(folder / "resnet.onnx", again, plan_file=plan, runtime=Runtime("cpu"))
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -136,7 +141,7 @@ def test_measuring_decides_once_and_the_plan_remembers(folder, tmp_path, monkeyp
     class Slower:
         ci95 = (0.8, 1.1)
 
-    def bench(a, b, **options):
+    def bench(a, b, *given, **options):
         seen.append((len(a.graph.node), len(b.graph.node)))
         return Measured() if len(seen) == 1 else Slower()
 
@@ -163,7 +168,7 @@ def test_a_real_measurement_gives_a_verdict(tmp_path) -> None:
     g = GraphBuilder()
     value = g.op("Gemm", g.input("x", ["N", 512]), g.normal(512, 2048))
     g.op("Gemm", value, g.normal(2048, 16), output="y")
-    measurer = MergeMeasurer(provider="cpu", threads=1)
+    measurer = MergeMeasurer(Runtime("cpu", threads=1))
     seen: list[MergeRecord] = []
 
     def pays(record, pair):
@@ -204,20 +209,20 @@ def test_external_weights_are_read_and_written(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "with_data", "match"),
     [
-        (LineariseOptions("auto"), True, "Say how far"),
-        (LineariseOptions("all", Limit(count=1)), False, "give --data"),
-        (LineariseOptions("all", Limit(lossless=True)), True, "about blocks"),
-        (LineariseOptions(("a",), Limit(count=1)), True, "not both"),
-        (LineariseOptions(()), True, "names no activation"),
-        (LineariseOptions(("a",), fit="affine"), False, "--fit affine"),
-        (LineariseOptions("all", Limit(count=1), criterion="mswd"), True, "no criterion"),
-        (LineariseOptions(("nothing",)), False, "no activation 'nothing'"),
+        (lambda: LineariseOptions("auto"), True, "Say how far"),
+        (lambda: LineariseOptions("all", Limit(count=1)), False, "give --data"),
+        (lambda: LineariseOptions("all", Limit(lossless=True)), True, "about blocks"),
+        (lambda: LineariseOptions(("a",), Limit(count=1)), True, "not both"),
+        (lambda: LineariseOptions(()), True, "names no activation"),
+        (lambda: LineariseOptions(("a",), fit="affine"), False, "--fit affine"),
+        (lambda: LineariseOptions("all", Limit(count=1), criterion="mswd"), True, "no criterion"),
+        (lambda: LineariseOptions(("nothing",)), False, "no activation 'nothing'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(folder, tmp_path, options, with_data, match) -> None:
     given = data(folder) if with_data else None
     with pytest.raises(UsageError, match=match):
-        collapse(folder / "vgg.onnx", tmp_path / "o.onnx", linearise=options, data=given)
+        collapse(folder / "vgg.onnx", tmp_path / "o.onnx", linearise=options(), data=given)
     assert not (tmp_path / "o.onnx").exists()
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from lacoot_deploy_cli.main import run
 
+from lacoot_deploy.api import collapse
+from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import UsageError, VerificationError
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import fingerprint, load_model
@@ -21,8 +23,6 @@ from lacoot_deploy.training import export as export_module
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.finish import restore_run
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.workflow.collapsing import collapse
-from lacoot_deploy.workflow.data import DataOptions
 from lacoot_deploy.workflow.healing import heal
 from lacoot_deploy.workflow.training import TrainSummary, train
 

@@ -11,6 +11,7 @@ from builders import residual_cnn
 from lacoot_deploy_cli.main import run as command
 
 import lacoot_deploy as ld
+from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.io import save_model
@@ -70,7 +71,7 @@ def test_the_plan_adds_the_search_and_the_interval(files):
 def test_results_given_are_those_measured(files, data, tmp_path):
     dense, short = files / "dense.onnx", files / "short.onnx"
     comparison = compare(dense, short, data)
-    bench = ld.benchmark(dense, short, min_time=0.3, rounds=3)
+    bench = ld.benchmark(dense, short, options=BenchOptions(min_time=0.3, rounds=3))
     (tmp_path / "c.json").write_text(comparison.model_dump_json())
     (tmp_path / "b.json").write_text(bench.model_dump_json())
     # By another name it is the same file.
@@ -104,9 +105,8 @@ def test_one_command_measures_the_whole_page(files, data, tmp_path):
         page,
         scratch=files / "short.onnx",
         data=data,
-        bench=True,
-        min_time=0.3,
-        threads=1,
+        bench=BenchOptions(min_time=0.3),
+        runtime=ld.Runtime(threads=1),
     )
     # A control that is the collapsed network itself: no better, no worse.
     assert document.answer.scratch.ahead == 0

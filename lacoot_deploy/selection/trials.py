@@ -1,10 +1,13 @@
-"""Where the trial runs of a search for activations happen; light, so that a replayed plan loads no search."""
+"""Where the trial runs of a search happen, and how they are timed; light, so that a replayed plan loads no search."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -15,18 +18,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """Where trial runs happen.
+class Trials:
+    """Trial runs of networks made from one file.
 
     Attributes:
-        source: The file that external weights lie beside.
-        provider: Execution provider.
-        threads: CPU threads; None for ONNX Runtime's choice.
+        source: The file that external weights lie beside; None where there are none.
+        runtime: Where they run.
+        speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
+        latencies: Measures the milliseconds that each block takes; needed for a criterion that weighs them.
     """
 
     source: Path | None = None
-    provider: str = "auto"
-    threads: int | None = None
+    runtime: Runtime = AUTO
+    speedup: Callable[[onnx.ModelProto], float] | None = None
+    latencies: Callable[[], Mapping[str, float]] | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -37,16 +42,13 @@ class Runtime:
         """A session of a model."""
         from lacoot_deploy.runtime.sessions import open_session
 
-        return open_session(
-            model,
-            provider=self.provider,
-            threads=self.threads,
-            source=self.source,
-            label="The plan's model",
-        )
+        return open_session(model, self.runtime, source=self.source, label="The plan's model")
 
     def outputs(self, model: onnx.ModelProto, samples: Samples) -> dict[str, NDArray[Any]]:
         """The outputs of a model for all samples."""
         from lacoot_deploy.runtime.evaluate import predict
 
         return predict(self.session(model), samples)
+
+
+ANYWHERE = Trials()
