@@ -24,6 +24,7 @@ from lacoot_deploy.training.checkpoint import (
     save_checkpoint,
 )
 from lacoot_deploy.training.data_pipeline import DeviceImages
+from lacoot_deploy.training.export import evaluating
 from lacoot_deploy.training.loop import EpochReport, Learner, Trainer
 from lacoot_deploy.training.methods.base import Method, Surroundings
 from lacoot_deploy.training.methods.state import Edit, MethodState
@@ -108,6 +109,7 @@ class Session:
             group=group,
             distance=self.recipe.distance,
             model=self.recipe.model,
+            compiled=self.recipe.compile,
             note=self.progress.note,
         )
 
@@ -142,7 +144,24 @@ class Session:
                 self.progress.note(f"{', '.join(fresh)} start afresh: another number of classes.")
         if recorded is None and start is not None:
             restore_weights(model, start.weights)
+        self._check_answer(model)
         return model
+
+    def _check_answer(self, model: nn.Module) -> None:
+        """Refuse a network that does not answer with one row of class scores per image."""
+        with evaluating(model), torch.no_grad():
+            answer = model(self.data.example())
+        classes = len(self.data.train.classes)
+        if not isinstance(answer, torch.Tensor):
+            raise InputError(
+                f"{self.recipe.model} gives a {type(answer).__name__}, not one tensor of class scores; let its forward "
+                f"return the scores alone."
+            )
+        if answer.dim() != 2 or answer.shape[1] < classes:
+            raise InputError(
+                f"{self.recipe.model} gives {list(answer.shape)} for {len(self.data.example())} images of {classes} "
+                f"classes; one row of a score for each class is expected."
+            )
 
     def build(self, edits: Sequence[Edit] = ()) -> nn.Module:
         """The network of the recipe with fresh weights and those edits, on the CPU."""

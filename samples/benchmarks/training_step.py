@@ -64,8 +64,8 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
 
     def step(penalty: Callable[[Values], Tensor] | None) -> None:
         optimizer.zero_grad(set_to_none=True)
-        capture.enabled = penalty is not None
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+        half = torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
+        with capture.watching(penalty is not None), half:
             logits = model(images)
         loss = functional.cross_entropy(logits.float(), labels)
         values = capture.take()

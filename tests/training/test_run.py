@@ -338,6 +338,27 @@ def test_a_compiled_model_trains_like_an_eager_one(finished: TrainResult, tmp_pa
     assert compiled.epochs[0].penalty == pytest.approx(finished.epochs[0].penalty, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("{'logits': y}", "gives a dict, not one tensor"),
+        ("y[:, :3]", r"gives \[4, 3\] for 4 images of 10 classes"),
+    ],
+)
+def test_a_network_that_answers_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, message: str
+) -> None:
+    (tmp_path / f"net{len(answer)}.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def forward(self, x):\n"
+        f"        y = super().forward(x)\n        return {answer}\n"
+        "def build(*, classes, channels):\n    return Net(nn.Flatten(), nn.Linear(64 * channels, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = changed(model=f"python:net{len(answer)}:build", model_args={}, penalty=0.0)
+    with pytest.raises(InputError, match=message):
+        train(recipe, tmp_path / "run")
+
+
 def test_distances_are_measured_on_images_of_every_class() -> None:
     class Label(torch.nn.Module):
         """Gives the first pixel back, which here is the label."""

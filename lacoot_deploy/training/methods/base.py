@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -60,6 +60,7 @@ class Surroundings:
         group: The processes that share a batch; None for one.
         distance: How distances are estimated.
         model: Name of the network, for messages.
+        compiled: Whether it is compiled, so that nothing but modules can be watched.
         note: Is told what the reader should know, in sentences.
     """
 
@@ -68,6 +69,7 @@ class Surroundings:
     group: ProcessGroup | None
     distance: DistanceOptions
     model: str
+    compiled: bool
     note: Callable[[str], None]
 
 
@@ -88,10 +90,9 @@ class Companion:
     def begin_step(self, done: float) -> None:
         """A step begins, at that share of the training."""
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Context of the forward pass of a training step."""
-        yield
+        return nullcontext()
 
     def added(self) -> torch.Tensor | None:
         """What the loss gets besides after a forward pass, before its weight; None for nothing."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -60,6 +59,12 @@ class Lacoot(Method[LacootSettings]):
         found = locate_blocks(model, example)
         if self.settings.penalty > 0:
             self.tracked = found.select(self.settings.penalty_blocks)
+        sums = [t.name for t in self.tracked if t.place is not None]
+        if sums and around.compiled:
+            raise UsageError(
+                f"Block {sums[0]} is a sum in a module's own forward, which cannot be watched in a compiled network; "
+                f"set compile=false, or put block and sum into a module of their own."
+            )
         names = ", ".join(t.name for t in found.tracked) or "none"
         around.note(f"Blocks that a bypass can remove: {names}; penalised: {len(self.tracked)}.")
         for name, reason in found.missed:
@@ -99,14 +104,9 @@ class BlockPenalty(Companion):
         """Lambda as the schedule has it."""
         self.weight = penalty_weight(self.settings, done)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Keep what goes into and comes out of every block."""
-        self.capture.enabled = self.weight > 0
-        try:
-            yield
-        finally:
-            self.capture.enabled = False
+        return self.capture.watching(self.weight > 0)
 
     def added(self) -> torch.Tensor | None:
         """The mean distance over blocks; None where lambda is 0."""
