@@ -48,11 +48,19 @@ FAR, CHOOSING, PLACE, ACTIVATIONS = "How far to go", "Choosing", "Putting in pla
 
 _ASKED = (
     Headed(
-        FAR, "--blocks", metavar="NAMES", help="Remove exactly these blocks of `inspect`, comma-separated."
+        FAR,
+        "--blocks",
+        metavar="NAMES",
+        help="Remove exactly these blocks: names, ranges (a.1-a.4), patterns (a.*), comma-separated.",
     ),
     Headed(FAR, "--count", type=click.IntRange(min=1), help="Remove that many blocks."),
     Headed(FAR, "--max-distance", type=float, help="Remove every block whose distance is at most this."),
-    Headed(FAR, "--max-drop", type=float, help="Remove as many as cost at most that many points."),
+    Headed(
+        FAR,
+        "--max-drop",
+        type=float,
+        help="Remove as many as cost at most that much of the task's score, in its unit.",
+    ),
     Headed(
         FAR, "--max-drift", type=float, help="Remove as many as change outputs by at most this relative RMS."
     ),
@@ -226,6 +234,10 @@ def _kind(step: PlanStep) -> str:
 
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
+    belief = result.plan.evidence.get("belief")
+    if belief is not None:
+        say(f"Task: {belief['task']}.")
+        say(belief["sentence"])
     if result.plan.steps:
         _show_blocks(result)
     refits = len(result.plan.refits)
@@ -241,10 +253,11 @@ def show(result: CollapseResult) -> None:
     confirming = result.plan.evidence.get("confirming") or {}
     if "drop_points" in confirming:
         low, high = confirming["ci95"]
-        what = "accuracy" if judged == "accuracy" else "agreement with the dense model"
+        what = "agreement with the dense model" if judged == "agreement" else judged
+        unit = confirming.get("unit", "points")
         say(
             f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
-            f"{confirming['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})."
+            f"{confirming['drop_points']:.2f} {unit} (95 % interval {low:.2f} to {high:.2f})."
         )
     elif confirming:
         say(
@@ -257,7 +270,7 @@ def _show_blocks(result: CollapseResult) -> None:
     rows = []
     for step in result.plan.steps:
         after = step.evidence.get("after_this_step") or {}
-        score = after.get("accuracy", after.get("agreement"))
+        score = after.get("score", after.get("accuracy", after.get("agreement")))
         rows.append(
             [
                 step.block,
@@ -274,7 +287,7 @@ def _show_blocks(result: CollapseResult) -> None:
             ("form", "left"),
             ("repair", "left"),
             ("score" if result.plan.linearised else result.plan.criterion or "score", "right"),
-            (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
+            (f"{judged} after" + (" %" if judged in ("accuracy", "agreement") else ""), "right"),
         ],
         rows,
     )

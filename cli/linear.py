@@ -108,7 +108,7 @@ def show_linearised(result: CollapseResult) -> None:
         rows = []
         for record in plan.linearised:
             after = record.evidence.get("after_this_step") or {}
-            score = after.get("accuracy", after.get("agreement"))
+            score = after.get("score", after.get("accuracy", after.get("agreement")))
             rows.append(
                 [
                     record.activation,
@@ -121,7 +121,7 @@ def show_linearised(result: CollapseResult) -> None:
             ("linear activation", "left"),
             ("now", "left"),
             (plan.criterion or "score", "right"),
-            (f"{judged} after %" if judged in ("accuracy", "agreement") else "", "right"),
+            (f"{judged} after" + (" %" if judged in ("accuracy", "agreement") else ""), "right"),
         ]
         # Without data there is nothing to say but which.
         width = len(columns) if plan.evidence.get("measured") else 2

@@ -19,7 +19,18 @@ from lacoot_deploy.threads import waiting_threads_sleep
 
 from .render import echo, printable, styled
 
-COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "report", "doctor")
+COMMANDS = (
+    "train",
+    "export",
+    "inspect",
+    "measure",
+    "collapse",
+    "ship",
+    "compare",
+    "bench",
+    "report",
+    "doctor",
+)
 
 
 class LazyGroup(click.Group):

@@ -1,5 +1,6 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
+from lacoot_deploy.manifest.conversion import ConversionRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -23,6 +24,7 @@ from lacoot_deploy.manifest.plan import (
     PlanStep,
     RefitRecord,
     RepairRecord,
+    TaskRecord,
     parse_plan,
 )
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, to_json
@@ -34,6 +36,7 @@ __all__ = [
     "ArrayRecord",
     "BlockRecord",
     "CollapseRecord",
+    "ConversionRecord",
     "DistanceRecord",
     "LatencyRecord",
     "LineariseRecord",
@@ -47,6 +50,7 @@ __all__ = [
     "RoundRecord",
     "SourceRecord",
     "StatisticsRecord",
+    "TaskRecord",
     "parse_manifest",
     "parse_plan",
     "read_manifest",

@@ -19,6 +19,7 @@ from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
 from lacoot_deploy.selection.trials import Trials
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]
@@ -54,7 +55,13 @@ class LinearNetwork:
         self.all_samples = join(evidence.fit, evidence.choose)
         self._parameters = ActivationParameters(model, trials.folder)
         compared = model if reference is None else reference
-        self._judge = Judge.of(trials.outputs(compared, self.choose_samples), self.choose_samples)
+        dense = trials.outputs(compared, self.choose_samples)
+        self._judge = Judge.of(dense, self.choose_samples, evidence.task)
+        self.task = self._judge.task
+        self.belief = try_labels(
+            self._judge, self.choose_samples, run=lambda some: trials.outputs(compared, some)
+        )
+        require_belief(self.belief, trust=evidence.task.trust_labels, source=self.choose_samples.description)
         self.dense = self._judge.judge(self._judge.dense)
 
     def network(self, items: Items) -> onnx.ModelProto:

@@ -202,7 +202,7 @@ def confirm(
         NothingToCollapseError: Even the first step exceeds the limit.
     """
     trials = network.trials
-    judge = Judge.of(trials.outputs(reference, evidence.confirm), evidence.confirm)
+    judge = Judge.of(trials.outputs(reference, evidence.confirm), evidence.confirm, network.task)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]
@@ -216,7 +216,7 @@ def confirm(
                 "data": evidence.choose.description,
                 "fit_samples": 0 if network.fit_samples is None else len(network.fit_samples),
                 "choose_samples": len(network.choose_samples),
-                "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
+                "judged_by": confirmed.score_name,
                 "choosing": {"dense": network.dense.record(), "collapsed": step.quality.record()},
                 "confirming": {
                     "dense": dense.record(),

@@ -22,11 +22,18 @@ from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.limits import stop_rule
-from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
+from lacoot_deploy.selection.matching import (
+    choose_form,
+    named_blocks,
+    plan_steps,
+    reason_counts,
+    refit_records,
+)
 from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.trials import ANYWHERE, Trials
 from lacoot_deploy.selection.variant import EXACT
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 
 Progress = Callable[[int, int, str], None]
 
@@ -83,7 +90,11 @@ def make_plan(
     fits = options.repair != "none" or options.refits
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
-    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials)
+    engine.task = evidence.task
+    belief = try_labels(engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some))
+    require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
+    plan.task = engine.judge.task.record()
+    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
     stop = _stop(engine, limit, model, trials.speedup)
     times = _latencies(rule, trials)
     if rule.trial is not None and search == "greedy" and limit.blocks is None:
@@ -94,7 +105,9 @@ def make_plan(
     else:
         scores = _scores(engine, limit, _Ranking(rule, distances, options), times)
         path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
-    return _confirmed(plan, engine, path, limit, evidence, confirming)
+    plan = _confirmed(plan, engine, path, limit, evidence, confirming)
+    plan.evidence["belief"] = belief.record()
+    return plan
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ def _scores(
 def _candidates(blocks: Sequence[Block], limit: Limit, options: SearchOptions) -> list[Block]:
     form = options.form
     if limit.blocks is not None:
-        chosen = [find_block(name, blocks) for name in dict.fromkeys(limit.blocks)]
+        chosen = named_blocks(limit.blocks, blocks)
         for block in chosen:
             choose_form(block, form)
         if not chosen:
@@ -163,7 +176,8 @@ def _candidates(blocks: Sequence[Block], limit: Limit, options: SearchOptions) -
         return chosen
     able = [b for b in blocks if b.collapsible and not b.scope and (form == "auto" or Form(form) in b.forms)]
     if not able:
-        raise _nothing("the model has no block that can go" + ("" if form == "auto" else f" as {form}"))
+        what = "the model has no block that can go" + ("" if form == "auto" else f" as {form}")
+        raise _nothing(what + reason_counts(blocks))
     if limit.count is not None and not 1 <= limit.count <= len(able):
         raise NothingToCollapseError(
             f"--count {limit.count} is not possible: {len(able)} blocks of this model can go."
@@ -183,13 +197,13 @@ def _criterion(
     elif limit.max_distance is not None:
         rule = get_criterion("mswd")
     elif evidence is not None:
-        rule = get_criterion("loss" if evidence.choose.labels is not None else "output")
+        rule = get_criterion("loss" if evidence.labelled else "output")
     else:
         known = [distances.get(block.name, {}) for block in blocks] if distances else []
         rule = get_criterion("paired" if any("paired" in d for d in known) else "mswd")
     if limit.max_distance is not None and rule.distance is None:
         raise UsageError(f"--max-distance needs a criterion that is a distance, not {rule.name!r}.")
-    if rule.labels and (evidence is None or evidence.choose.labels is None):
+    if rule.labels and (evidence is None or not evidence.labelled):
         raise UsageError(f"The criterion {rule.name!r} needs labelled data.")
     return rule
 
@@ -301,7 +315,7 @@ def _confirmed(
         "data": evidence.choose.description,
         "fit_samples": len(engine.fit_samples),
         "choose_samples": len(engine.judge_samples),
-        "judged_by": confirmed.score_name if confirmed.score is not None else "drift",
+        "judged_by": confirmed.score_name,
         "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
         "confirming": {
             "dense": dense_confirm.record(),

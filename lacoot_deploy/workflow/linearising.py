@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
     from lacoot_deploy.bench.merging import MergeMeasurer
-    from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
+    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.trials import Trials
 
 Progress = Callable[[int, int, str], None]
@@ -100,8 +100,7 @@ def plan_activations(
     base: onnx.ModelProto,
     original: onnx.ModelProto,
     *,
-    samples: Samples | None,
-    seed: int = 0,
+    evidence: Evidence | None,
     trials: Trials,
     progress: Progress | None = None,
 ) -> Plan:
@@ -112,8 +111,7 @@ def plan_activations(
         options: What is asked for.
         base: The model with the plan's blocks gone.
         original: The model as it was, which the result is compared with.
-        samples: Data to score, fit and confirm on; None where activations are only named.
-        seed: Seed of the split of the samples.
+        evidence: Samples to score, fit and confirm on; None where activations are only named.
         trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
 
@@ -123,10 +121,9 @@ def plan_activations(
     """
     from lacoot_deploy.graph.linear import Linearisation
     from lacoot_deploy.selection import linear_search as search
-    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
-    if samples is None:
+    if evidence is None:
         options.need_data()
     if options.what is None:
         plan = plan.model_copy(deep=True)
@@ -137,22 +134,20 @@ def plan_activations(
         return plan
     activations = activations_after(base, original, trials.folder)
     merge = options.merge or "cheaper"
-    fit = options.fit or ("identity" if samples is None else "affine")
+    fit = options.fit or ("identity" if evidence is None else "affine")
     plan = plan.model_copy(deep=True)
     plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
     finish = Merging(plan, trials)
     if isinstance(options.what, tuple):
         wanted = search.named(options.what, activations)
-        if samples is None:
-            evidence = {"chosen_by": "user"}
-            plan.linearised = [search.record_of(Linearisation(a), dict(evidence)) for a in wanted]
+        if evidence is None:
+            plan.linearised = [search.record_of(Linearisation(a), {"chosen_by": "user"}) for a in wanted]
             plan.evidence = {**plan.evidence, "measured": False}
             finish(_linear(base, plan, activations, trials.folder))
             plan.faster = finish.faster
             return plan
-    assert samples is not None, "checked above"
-    parts = Evidence.split(samples, seed=seed)
-    network = LinearNetwork(base, activations, parts, fit=fit, trials=trials, reference=original)
+    assert evidence is not None, "checked above"
+    network = LinearNetwork(base, activations, evidence, fit=fit, trials=trials, reference=original)
     if isinstance(options.what, tuple):
         path = search.chosen_by_user(network, wanted)
     else:
@@ -171,8 +166,10 @@ def plan_activations(
             speedup=speedup,
             progress=progress,
         )
-    path, found = search.confirm(network, path, options.limit, parts, finish=finish, reference=original)
+    path, found = search.confirm(network, path, options.limit, evidence, finish=finish, reference=original)
     plan.linearised = search.linearise_records(path)
+    found["belief"] = network.belief.record()
+    plan.task = network.task.record()
     plan.evidence = found if not plan.evidence else {**found, "blocks": plan.evidence}
     plan.faster = finish.faster
     return plan

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import lacoot_deploy.graph.shapes.infer as static
+from lacoot_deploy.graph.discovery.candidates import Candidate, real_value
 from lacoot_deploy.graph.discovery.costs import Costs, ModelCosts
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.functions import blocks_in_functions
@@ -18,7 +19,7 @@ from lacoot_deploy.graph.discovery.ranges import Ranges
 from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit_record
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
-from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
+from lacoot_deploy.graph.discovery.units import Finder
 from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit, Shape
 from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex, Node
 from lacoot_deploy.graph.model.naming import Names, Scopes
@@ -80,7 +81,7 @@ def _assemblers(model: ModelIndex, shapes: Mapping[str, Shape] | None) -> Iterat
     for graph in model.graphs:
         around = ranges[graph.parent.scope] if graph.parent else None
         ranges[graph.scope] = Ranges(graph, around)
-        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs)
+        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs, bool(shapes))
 
 
 class _Assembler:
@@ -94,7 +95,9 @@ class _Assembler:
         ranges: Ranges,
         names: Names,
         costs: Costs,
+        probed: bool,
     ) -> None:
+        self._probed = probed
         self.costs = costs
         self.graph = graph
         self.table = table
@@ -230,8 +233,8 @@ class _Assembler:
                 Reason("broadcast", f"The branch widens the skip operand {pairs[0][0]}.", values),
                 False,
             )
-        text = (
-            f"The shapes of {pairs[0][0]} and {pairs[0][1]} are not known to be equal; a probe run decides."
+        text = f"The shapes of {pairs[0][0]} and {pairs[0][1]} are not known to be equal" + (
+            ", also after a probe run." if self._probed else "; a probe run decides."
         )
         return (), Reason("shape_unknown", text, values), False
 
@@ -246,13 +249,13 @@ class _Assembler:
 
     def _dead(self, group: Group, form: Form | None) -> list[Node]:
         if form is Form.BYPASS:
-            return dead_after(self.graph, [group.output], kept=[group.input])
+            return dead_after(self.graph, [group.output], kept=[group.input], live=self.finder.live)
         if form is Form.SHORTCUT:
             # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
             kept = [unit.skip for unit in group.units]
             adds = [(add, unit) for unit in group.units for add in (unit.merge, *unit.sums)]
             dropped = [(add, name) for add, unit in adds for name in unit.branches]
-            dead = dead_after(self.graph, [], kept=kept, dropped=dropped)
+            dead = dead_after(self.graph, [], kept=kept, dropped=dropped, live=self.finder.live)
             merges = [add for add, _ in adds if not add.fused]
             return sorted(
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
