@@ -1,6 +1,7 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
 from lacoot_deploy.manifest.conversion import ConversionRecord
+from lacoot_deploy.manifest.healing import HealQuality, HealRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -38,6 +39,8 @@ __all__ = [
     "CollapseRecord",
     "ConversionRecord",
     "DistanceRecord",
+    "HealQuality",
+    "HealRecord",
     "LatencyRecord",
     "LineariseRecord",
     "Manifest",
