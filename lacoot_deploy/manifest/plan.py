@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.manifest.evidence import PlanEvidence, PlanOptions, StepEvidence
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
 
@@ -76,7 +77,7 @@ class PlanStep(Record):
     output: str
     form: Literal["bypass", "shortcut"]
     repair: RepairRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: StepEvidence = Field(default_factory=StepEvidence)
 
 
 class RefitRecord(Record):
@@ -112,7 +113,7 @@ class LineariseRecord(Record):
     output: str
     slope: ArrayRecord | None = None
     intercept: ArrayRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: StepEvidence = Field(default_factory=StepEvidence)
 
 
 class Plan(Record):
@@ -133,6 +134,7 @@ class Plan(Record):
         inexact: Whether also those that merge with an error.
         faster: With `measured`, the values between the operators that were found faster as one.
         evidence: Measurements for the plan as a whole, such as accuracy before and after.
+        options: What it was made with; None where that was not recorded.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -147,7 +149,14 @@ class Plan(Record):
     merge: Literal["always", "cheaper", "measured", "never"] | None = None
     inexact: bool = False
     faster: list[str] = Field(default_factory=list)
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: PlanEvidence = Field(default_factory=PlanEvidence)
+    options: PlanOptions | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Plans of older releases have no options, and their digests stand in histories.
+        written: dict[str, Any] = serialise(self)
+        return written if self.options is not None else {k: v for k, v in written.items() if k != "options"}
 
     @field_validator("schema_version")
     @classmethod

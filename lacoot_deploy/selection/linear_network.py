@@ -47,14 +47,14 @@ class LinearNetwork:
         reference: onnx.ModelProto | None = None,
     ) -> None:
         self.model, self.fit, self.trials = model, fit, trials
+        self.activations, self.reference = tuple(activations), model if reference is None else reference
         self.place = {activation.name: number for number, activation in enumerate(activations)}
         fits = fit != "identity"
         self.fit_samples = evidence.fit if fits else None
         self.choose_samples = evidence.choose if fits else join(evidence.fit, evidence.choose)
         self.all_samples = join(evidence.fit, evidence.choose)
         self._parameters = ActivationParameters(model, trials.folder)
-        compared = model if reference is None else reference
-        self._judge = Judge.of(trials.outputs(compared, self.choose_samples), self.choose_samples)
+        self._judge = Judge.of(trials.outputs(self.reference, self.choose_samples), self.choose_samples)
         self.dense = self._judge.judge(self._judge.dense)
 
     def network(self, items: Items) -> onnx.ModelProto:
