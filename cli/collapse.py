@@ -52,7 +52,12 @@ _ASKED = (
     ),
     Headed(FAR, "--count", type=click.IntRange(min=1), help="Remove that many blocks."),
     Headed(FAR, "--max-distance", type=float, help="Remove every block whose distance is at most this."),
-    Headed(FAR, "--max-drop", type=float, help="Remove as many as cost at most that many points."),
+    Headed(
+        FAR,
+        "--max-drop",
+        type=float,
+        help="Remove as many as cost at most that much of the task's score, in its unit.",
+    ),
     Headed(
         FAR, "--max-drift", type=float, help="Remove as many as change outputs by at most this relative RMS."
     ),
@@ -226,6 +231,10 @@ def _kind(step: PlanStep) -> str:
 
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
+    belief = result.plan.evidence.get("belief")
+    if belief is not None:
+        say(f"Task: {belief['task']}.")
+        say(belief["sentence"])
     if result.plan.steps:
         _show_blocks(result)
     refits = len(result.plan.refits)

@@ -52,7 +52,7 @@ def _limits(values: Values) -> Limits:
         help="Fail if an output's relative RMS difference is larger.",
     ),
     Headed("Limits", "--min-agreement", type=float, help="Fail if predictions agree on fewer percent."),
-    Headed("Limits", "--max-drop", type=float, help="Fail if accuracy drops by more points."),
+    Headed("Limits", "--max-drop", type=float, help="Fail if the score drops by more, in its unit."),
 )
 @declared(
     Headed("Measuring", "--metric", help="top-K, or your own as python:module:function, in place of top-1."),
@@ -108,6 +108,10 @@ def command(
 
 def show(comparison: Comparison) -> None:
     """Print a comparison for reading."""
+    if comparison.task is not None:
+        say(f"Task: {comparison.task}.")
+    if comparison.dense is not None:
+        say(comparison.dense["sentence"])
     table(
         [
             ("output", "left"),
@@ -138,19 +142,21 @@ def show(comparison: Comparison) -> None:
                     f"{name}: {odd.count} entries of {model} are NaN or infinite, the first at {odd.first}, in samples "
                     f"{', '.join(map(str, odd.samples))}{', ...' if len(odd.samples) == LOCATED else ''}"
                 )
+    for text in comparison.notes:
+        say(text)
     if comparison.agreement is not None:
         say(f"Predictions ({comparison.predictions}) agree on {comparison.agreement:.2f} %.")
-    for score in (comparison.accuracy, comparison.top5):
-        if score is None:
+    for score in (comparison.accuracy, comparison.top5, comparison.fidelity):
+        # Against A's own answers an agreement is said already.
+        if score is None or (score is comparison.fidelity and score.metric == "top-1"):
             continue
-        # Shares of samples have points; a metric of the user's own has a unit of its own.
-        share = score.p_value is not None
+        share = score.unit == "points"
         a, b, drop, low, high = (
             f"{value:.2f}" if share else significant(value, 4)
             for value in (score.a, score.b, score.drop_points, *score.ci95)
         )
-        test = f"; McNemar p = {significant(score.p_value, 2)}" if share else ""
+        test = f"; McNemar p = {significant(score.p_value, 2)}" if score.p_value is not None else ""
+        against = " against A's answers" if score is comparison.fidelity else ""
         say(
-            f"{score.metric}: {a} -> {b}, a drop of {drop}{' points' if share else ''} "
-            f"(95 % interval {low} to {high}{test})"
+            f"{score.metric}{against}: {a} -> {b}, a drop of {drop} {score.unit} (95 % interval {low} to {high}{test})"
         )

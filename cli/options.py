@@ -27,6 +27,12 @@ DATA_HELP = (
     "digits | cifar10:PATH | fashion-mnist:PATH | imagefolder:PATH | npz:PATH | python:module:function. "
     "An npz holds one array per model input under its name and optionally 'labels'."
 )
+TASK_HELP = (
+    "What the model is for: classification, multilabel, regression, segmentation, tokens, embedding, detection or "
+    "denoising, with :MEASURE behind it if you like; or python:module:object.  [default: found from model and labels]"
+)
+AXIS_HELP = "The axis that counts samples in an input, counted from 0, where it is not the first."
+SHARED_HELP = "An input without a sample axis, given whole to every run."
 PATH = click.Path(path_type=Path)
 
 
@@ -156,14 +162,22 @@ def data_group(*, split: str, required: bool = False) -> Callable[[_F], _F]:
         ),
         Headed("Data", "--samples", type=click.IntRange(min=1), help="Use at most this many samples."),
         Headed("Data", "--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
+        Headed("Data", "--sample-axis", multiple=True, metavar="INPUT=AXIS", help=AXIS_HELP),
+        Headed("Data", "--shared", multiple=True, metavar="INPUT", help=SHARED_HELP),
+        Headed("Task", "--task", metavar="NAME", help=TASK_HELP),
+        Headed("Task", "--outputs", metavar="NAMES", help="Judge by these outputs alone (comma-separated)."),
+        Headed("Task", "--trust-labels", is_flag=True, help="Go on with labels that the model cannot tell."),
     )
 
 
 def _data(values: Values) -> DataOptions | None:
     if values["data"] is None:
         return None
-    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.data.options import DataOptions, TaskOptions
 
+    axes = parse_pairs(values["sample_axis"], "--sample-axis")
+    if not all(axis.isdigit() for axis in axes.values()):
+        raise click.BadParameter("the axis must be a number.", param_hint="--sample-axis")
     return DataOptions(
         spec=values["data"],
         split=values["split"],
@@ -172,6 +186,9 @@ def _data(values: Values) -> DataOptions | None:
         mean=parse_floats(values["mean"], "--mean"),
         std=parse_floats(values["std"], "--std"),
         size=parse_size(values["size"]),
+        task=TaskOptions(values["task"], split_names(values["outputs"]), values["trust_labels"]),
+        sample_axis={name: int(axis) for name, axis in axes.items()},
+        shared=values["shared"],
     )
 
 

@@ -75,6 +75,11 @@ class Samples:
         return {**({} if self.labels is None else {"labels": self.labels}), **self.further_labels}
 
     @property
+    def groups(self) -> NDArray[Any] | None:
+        """Which samples belong together, one number each: those of a pair; None where each stands for itself."""
+        return self.further_labels.get("pair")
+
+    @property
     def own_feeds(self) -> dict[str, NDArray[Any]]:
         """The inputs that have a sample axis."""
         return {name: array for name, array in self.feeds.items() if name not in self.shared}

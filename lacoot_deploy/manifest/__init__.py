@@ -35,6 +35,7 @@ from lacoot_deploy.manifest.plan import (
     PlanStep,
     RefitRecord,
     RepairRecord,
+    TaskRecord,
     parse_plan,
 )
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, to_json

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.manifest.plan import CollapseRecord, Plan
+from lacoot_deploy.manifest.plan import CollapseRecord, Plan, TaskRecord
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ class Manifest(Record):
     producer: str | None = None
     source: SourceRecord | None = None
     preprocessing: PreprocessingRecord | None = None
+    task: TaskRecord | None = None
     blocks: list[BlockRecord] = Field(default_factory=list)
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)

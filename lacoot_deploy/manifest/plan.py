@@ -116,6 +116,29 @@ class LineariseRecord(Record):
     evidence: StepEvidence = Field(default_factory=StepEvidence)
 
 
+class TaskRecord(Record):
+    """What a network is for, as it was judged.
+
+    Attributes:
+        name: The task, such as `classification`.
+        measure: The score that it was judged by, such as `accuracy`.
+        unit: Of a difference of two such scores.
+        outputs: The outputs that were judged.
+        settings: What else was found when the task was fitted: classes, masks, layouts.
+    """
+
+    name: str
+    measure: str
+    unit: str = "points"
+    outputs: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def choice(self) -> str:
+        """The name as `--task` takes it."""
+        return f"{self.name}:{self.measure}"
+
+
 class Plan(Record):
     """Which blocks go, in which form, with which repair, and the evidence: the object that `collapse` applies.
 
@@ -133,6 +156,7 @@ class Plan(Record):
         merge: Which linear operators are merged: `always`, `cheaper`, `measured` or `never`; None for none.
         inexact: Whether also those that merge with an error.
         faster: With `measured`, the values between the operators that were found faster as one.
+        task: What the network is for, as its samples were judged; None without data.
         evidence: Measurements for the plan as a whole, such as accuracy before and after.
         options: What it was made with; None where that was not recorded.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,25 +127,6 @@ def accuracy(logits: NDArray[Any], labels: NDArray[Any], k: int = 1) -> float:
         InputError: As for `top_k_hits`.
     """
     return 100.0 * float(top_k_hits(logits, labels, k).mean())
-
-
-def top_k_metric(k: int) -> Callable[[Mapping[str, NDArray[Any]], NDArray[Any] | None], NDArray[np.bool_]]:
-    """Top-k accuracy as a metric of all outputs and the labels.
-
-    Raises:
-        InputError: When called without labels, or where no output holds class scores.
-    """
-
-    def metric(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None) -> NDArray[np.bool_]:
-        name = class_scores(outputs)
-        if labels is None or name is None:
-            raise InputError(
-                f"top-{k} needs {'labels' if labels is None else 'an output with class scores'}."
-            )
-        return top_k_hits(outputs[name], labels, k)
-
-    metric.__name__ = f"top-{k}"
-    return metric
 
 
 def class_scores(outputs: Mapping[str, NDArray[Any]]) -> str | None:

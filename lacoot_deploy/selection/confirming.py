@@ -18,6 +18,7 @@ from lacoot_deploy.runtime.evaluate import predict
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.trials import Trials
+from lacoot_deploy.tasks import Task, TaskOptions
 
 
 class Confirming:
@@ -28,6 +29,7 @@ class Confirming:
         samples: The samples.
         judged: The values that networks are judged by: outputs, or inner values where no output counts samples.
         trials: Where networks run.
+        task: What the network is for, or what is said about it; None to find it.
 
     Attributes:
         judge: The judge of these samples.
@@ -42,13 +44,14 @@ class Confirming:
         samples: Samples,
         judged: Sequence[str],
         trials: Trials,
+        task: Task | TaskOptions | None = None,
     ) -> None:
         self._model, self._samples, self._judged = model, samples, tuple(judged)
         self._trials = trials
         dense = self.outputs(())
         for name, value in dense.items():
             check_finite(name, value, samples)
-        self.judge = Judge.of(dense, samples)
+        self.judge = Judge.of(dense, samples, task)
 
     def outputs(self, cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
         """What the network without some blocks gives, from the model that surgery makes of it."""

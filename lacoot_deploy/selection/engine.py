@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Block, Form
@@ -124,7 +126,12 @@ class Engine:
             for values, batch in part:
                 for name, value in self._judged(values, batch).items():
                     check_finite(name, value, samples, batch.start)
-        self.judge = Judge.of(self.gather(self.dense), self.judge_samples)
+        self.task: TaskOptions | None = None
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Judges by the task that is set before it is first asked, else by the one that the outputs speak for."""
+        return Judge.of(self.gather(self.dense), self.judge_samples, self.task)
 
     def _inputs(self, batch: Values) -> Values:
         return {name: batch[name] for name in self._names}

@@ -8,7 +8,9 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import ANY_TASK, TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.numerals import counted
@@ -173,23 +175,68 @@ class LimitRule:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Samples with their roles: repairs are fitted on some, others choose, others again confirm."""
+    """Samples with their roles: repairs are fitted on some, others choose, others again confirm.
+
+    Attributes:
+        fit: Repairs are fitted on these.
+        choose: These choose.
+        confirm: These confirm.
+        task: What the network is for, as far as the user says.
+    """
 
     fit: Samples
     choose: Samples
     confirm: Samples
+    task: TaskOptions = ANY_TASK
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return bool(self.choose.label_arrays)
 
     @classmethod
-    def split(cls, samples: Samples, *, seed: int = 0, fit_limit: int = 1024) -> Evidence:
+    def split(
+        cls,
+        samples: Samples,
+        *,
+        seed: int = 0,
+        fit_limit: int = 1024,
+        task: TaskOptions | None = None,
+    ) -> Evidence:
         """Half of the samples confirm; the other half fits repairs (at most `fit_limit` of them) and chooses.
+
+        Samples of one group, a pair say, stay together.
+
+        Args:
+            samples: All samples.
+            seed: Seed of the split.
+            fit_limit: At most that many are fitted on.
+            task: What the user says about what the network is for.
 
         Raises:
             UsageError: There are fewer than eight samples.
         """
         n = len(samples)
-        if n < 8:
-            raise UsageError(f"{n} samples are too few to choose by; give at least 8.")
+        if n < FEWEST:
+            where = f" ({samples.description})" if samples.description else ""
+            raise UsageError(f"{n} samples{where} are too few to choose by; give at least {FEWEST}.")
         order = np.random.default_rng(seed).permutation(n)
         fit = min(n // 4, fit_limit)
-        parts = order[:fit], order[fit : n // 2], order[n // 2 :]
-        return cls(*(samples.take(np.sort(part)) for part in parts))
+        cuts = fit, n // 2
+        if samples.groups is not None:
+            order, cuts = _together(order, samples.groups, cuts)
+        parts = order[: cuts[0]], order[cuts[0] : cuts[1]], order[cuts[1] :]
+        fitting, choosing, confirming = (samples.take(np.sort(part)) for part in parts)
+        return cls(fitting, choosing, confirming, task or ANY_TASK)
+
+
+def _together(
+    order: NDArray[np.int64], groups: NDArray[Any], cuts: tuple[int, int]
+) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """The order with each group's members behind its first, and the cuts moved to where a group ends."""
+    _, first, group = np.unique(groups[order], return_index=True, return_inverse=True)
+    place = np.argsort(first[group], kind="stable")
+    starts = np.flatnonzero(np.diff(first[group][place], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    early, late = (int(ends[np.searchsorted(ends, cut)]) for cut in cuts)
+    return order[place], (early, late)

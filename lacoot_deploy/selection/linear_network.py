@@ -19,6 +19,7 @@ from lacoot_deploy.selection import activation_criteria as criteria
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence
 from lacoot_deploy.selection.trials import Trials
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 
 Items = tuple[Linearisation, ...]
 Outputs = dict[str, NDArray[Any]]

@@ -27,6 +27,7 @@ from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.trials import ANYWHERE, Trials
 from lacoot_deploy.selection.variant import EXACT
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 
 Progress = Callable[[int, int, str], None]
 
@@ -193,13 +194,13 @@ def _criterion(
     elif limit.max_distance is not None:
         rule = get_criterion("mswd")
     elif evidence is not None:
-        rule = get_criterion("loss" if evidence.choose.labels is not None else "output")
+        rule = get_criterion("loss" if evidence.labelled else "output")
     else:
         known = [distances.get(block.name, {}) for block in blocks] if distances else []
         rule = get_criterion("paired" if any("paired" in d for d in known) else "mswd")
     if limit.max_distance is not None and rule.distance is None:
         raise UsageError(f"--max-distance needs a criterion that is a distance, not {rule.name!r}.")
-    if rule.labels and (evidence is None or evidence.choose.labels is None):
+    if rule.labels and (evidence is None or not evidence.labelled):
         raise UsageError(f"The criterion {rule.name!r} needs labelled data.")
     return rule
 

@@ -25,6 +25,7 @@ from lacoot_deploy.intervals import (
     paired_score_interval,
     proportion_interval,
 )
+from lacoot_deploy.manifest import TaskRecord
 from lacoot_deploy.tasks.arrays import NUMPY, Operations, torch_operations
 
 Outputs = Mapping[str, Any]
@@ -64,9 +65,9 @@ class Facts:
     """What a task is fitted to.
 
     Attributes:
-        outputs: The dense network's outputs on some samples, [n, ...] each, those alone that may be judged.
-        labels: The labels of the same samples by name; empty where there are none.
-        inputs: The inputs of the same samples by name.
+        outputs: The dense network's outputs on the first samples, [n, ...] each, those alone that may be judged.
+        labels: The labels of all samples by name; empty where there are none.
+        inputs: The inputs of all samples by name.
         classes: Names of the classes, where the data has them.
         named: Whether the user named the task: then what merely may be it is it.
     """
@@ -276,6 +277,17 @@ class Task(ABC):
     def settings(self) -> dict[str, Any]:
         """What else was found when it was fitted, as plain data for records."""
         return {}
+
+    def record(self) -> TaskRecord:
+        """For a manifest or a plan."""
+        measure = self.measure
+        return TaskRecord(
+            name=self.name,
+            measure=measure.name,
+            unit=measure.unit,
+            outputs=list(self.outputs),
+            settings=self.settings(),
+        )
 
     def sentence(self) -> str:
         """What it is for, in one line."""

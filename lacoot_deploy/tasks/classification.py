@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -112,8 +113,23 @@ class Classification(Task):
         """How the output tells classes and how many there are."""
         return {"scores": self.scores.kind, "classes": self.scores.classes}
 
+    def with_measure(self, name: str) -> Task:
+        """The same task judged by another measure; any `top-K` with fewer than all classes.
+
+        Raises:
+            UsageError: It has no such measure.
+        """
+        k = re.fullmatch(r"top-([1-9]\d*)", name)
+        if k is None or int(k[1]) >= self.scores.classes or self.scores.kind == "answers":
+            return super().with_measure(name)
+        return replace(self, measure_name="accuracy" if k[1] == "1" else name)
+
     def _tops(self) -> tuple[int, ...]:
-        return tuple(k for k in TOP if k == 1 or (k < self.scores.classes and self.scores.kind != "answers"))
+        if self.scores.kind == "answers":
+            return (1,)
+        asked = re.fullmatch(r"top-(\d+)", self.measure_name or "")
+        wanted = {*TOP, int(asked[1])} if asked else {*TOP}
+        return tuple(sorted(k for k in wanted if k == 1 or k < self.scores.classes))
 
 
 def _shapes(facts: Facts) -> str:

@@ -32,8 +32,8 @@ class Denoising(Regression):
         target = next((name for name in TARGETS if name in facts.labels), None)
         if not facts.named and target != "noise":
             return Unfit("labels are not called noise")
-        shapes = {a.shape for a in facts.inputs.values() if a.dtype.kind == "f" and a.ndim > 1}
-        outputs = {n: v for n, v in facts.outputs.items() if v.dtype.kind == "f" and v.shape in shapes}
+        shapes = {a.shape[1:] for a in facts.inputs.values() if a.dtype.kind == "f" and a.ndim > 1}
+        outputs = {n: v for n, v in facts.outputs.items() if v.dtype.kind == "f" and v.shape[1:] in shapes}
         if not outputs:
             return Unfit("no output has the shape of an input")
         name = next(iter(outputs))

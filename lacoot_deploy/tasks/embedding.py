@@ -60,7 +60,7 @@ class Embedding(Task):
                 continue
             if facts.named or paired or _surely_vectors(name, values, facts):
                 sequence = values.ndim == 3
-                mask = find_mask(facts.inputs, len(values), values.shape[1]) if sequence else None
+                mask = find_mask(facts.inputs, values.shape[1]) if sequence else None
                 return cls(name, "mean" if sequence else "none", mask, paired)
         return Unfit("no output is surely a vector for each sample")
 
@@ -175,7 +175,7 @@ def _surely_vectors(name: str, values: NDArray[Any], facts: Facts) -> bool:
     said = any(word in name.lower() for word in ("embed", "hidden", "pool", "feature"))
     if values.ndim == 3:
         tokens = any(
-            a.dtype.kind in "iu" and a.ndim == 2 and a.shape == values.shape[:2]
+            a.dtype.kind in "iu" and a.ndim == 2 and a.shape[1] == values.shape[1]
             for a in facts.inputs.values()
         )
         return said or tokens

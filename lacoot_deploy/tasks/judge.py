@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.tasks.base import Difference, Outputs, Score, Task, Truth
-from lacoot_deploy.tasks.registry import TaskOptions, fit_task
+from lacoot_deploy.tasks.registry import fit_task
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from lacoot_deploy.tasks.arrays import Operations
 
 
-def find_mask(inputs: Mapping[str, NDArray[Any]], samples: int, positions: int) -> str | None:
+def find_mask(inputs: Mapping[str, NDArray[Any]], positions: int) -> str | None:
     """The input that says which positions count: one of 0 and 1 with `mask` in its name, at least as long.
 
     Args:
         inputs: By name.
-        samples: Number of samples.
         positions: Positions of the output.
     """
     for name, values in inputs.items():
-        fits = values.ndim == 2 and len(values) == samples and values.shape[1] >= positions
+        fits = values.ndim == 2 and values.shape[1] >= positions
         if "mask" in name.lower() and fits and np.isin(values, (0, 1)).all():
             return name
     return None

@@ -159,7 +159,20 @@ def own_task(target: str, facts: Facts) -> Task:
         UsageError: The name is of another form.
         InputError: It cannot be imported, is nothing of that kind, or fails.
     """
-    thing: Any = load_function(target, "task")
+    return task_of(load_function(target, "task"), target, facts)
+
+
+def task_of(thing: Any, target: str, facts: Facts) -> Task:
+    """The task that an object of the user's stands for.
+
+    Args:
+        thing: A class, an instance, or a function that gives scores.
+        target: What messages call it.
+        facts: The outputs and labels that it is for.
+
+    Raises:
+        InputError: It is nothing of that kind, or fails.
+    """
     if isinstance(thing, type):
         thing = call_function(thing, target)
     if not callable(getattr(thing, "costs", None)) and (not callable(thing) or hasattr(thing, "scores")):

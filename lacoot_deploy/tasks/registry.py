@@ -6,11 +6,12 @@ A task is one file and one entry here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.tasks.base import Facts, Task, Unfit
@@ -40,28 +41,13 @@ TASKS: dict[str, type[Task]] = {
 """In the order in which they are tried where none is named."""
 
 
-@dataclass(frozen=True)
-class TaskOptions:
-    """What the user says about the task.
-
-    Attributes:
-        name: `NAME`, `NAME:MEASURE` or `python:module:object`; None to find it from outputs and labels.
-        outputs: The outputs that count; None for all.
-        trust_labels: Whether labels are believed although the dense network is no better than guessing.
-    """
-
-    name: str | None = None
-    outputs: tuple[str, ...] | None = None
-    trust_labels: bool = False
-
-
 def fit_task(
     outputs: Mapping[str, NDArray[Any]], samples: Samples, options: TaskOptions | None = None
 ) -> Task:
     """The task that the user named, or that outputs and labels speak for.
 
     Args:
-        outputs: The dense network's outputs on the samples, [n, ...] each.
+        outputs: The dense network's outputs on the samples, or on the first of them, [n, ...] each.
         samples: Samples with their labels, if any.
         options: What the user said; None for nothing.
 
@@ -70,10 +56,18 @@ def fit_task(
         InputError: The named task does not fit, or none fits the labels; the message says why.
     """
     options = options or TaskOptions()
+    task = _fitted(outputs, samples, options)
+    return task if options.measure is None else task.with_measure(options.measure)
+
+
+def _fitted(outputs: Mapping[str, NDArray[Any]], samples: Samples, options: TaskOptions) -> Task:
     judged = chosen_outputs(outputs, options.outputs)
     facts = Facts(judged, samples.label_arrays, samples.own_feeds, samples.classes, options.name is not None)
     if options.name is None:
-        return _found(facts, samples)
+        recorded = (
+            None if options.recorded is None else _recorded(options.recorded, replace(facts, named=True))
+        )
+        return recorded or _found(facts, samples)
     if options.name.startswith("python:"):
         return own_task(options.name, facts)
     kind, measure = kind_of(options.name)
@@ -81,6 +75,16 @@ def fit_task(
     if isinstance(task, Unfit):
         raise InputError(f"The task {kind.name} does not fit: {task.reason}. It is for {kind.wants}.")
     return task if measure is None else task.with_measure(measure)
+
+
+def _recorded(name: str, facts: Facts) -> Task | None:
+    """The task that a manifest speaks of, where it is one of ours and fits."""
+    kind, _, measure = name.partition(":")
+    task = TASKS[kind].fit(facts) if kind in TASKS else None
+    if not isinstance(task, Task):
+        return None
+    known = {one.name for one in task.measures}
+    return task.with_measure(measure) if measure in known else task
 
 
 def kind_of(name: str) -> tuple[type[Task], str | None]:

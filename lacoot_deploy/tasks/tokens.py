@@ -50,7 +50,7 @@ class Tokens(Task):
             if not _is_sequence(values):
                 continue
             positions = values.shape[1]
-            mask = find_mask(facts.inputs, len(values), positions)
+            mask = find_mask(facts.inputs, positions)
             scores = ClassScores.of(name, values, 2)
             if not facts.labels:
                 if facts.named or _speaks_of_classes(name, scores, facts):

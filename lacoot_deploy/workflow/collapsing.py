@@ -28,7 +28,7 @@ from lacoot_deploy.workflow.linearising import (
     apply_activations,
     plan_activations,
 )
-from lacoot_deploy.workflow.plans import plan_for, read_plan, recommended_plan, trials_of
+from lacoot_deploy.workflow.plans import evidence_for, plan_for, read_plan, recommended_plan, trials_of
 
 if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Limit
@@ -250,14 +250,15 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
     cut = collapse_blocks(opened.model, cuts, refits, folder=opened.path.parent)
     trials = trials_of(opened, request.runtime)
     if request.linearise is not None:
-        data = request.data
+        evidence = None
+        if request.data is not None and request.linearise.what is not None:
+            evidence = evidence_for(opened, request.data, request.search.seed)
         plan = plan_activations(
             plan,
             request.linearise,
             cut,
             opened.model,
-            samples=None if data is None else samples_for(opened.model, opened.manifest, data),
-            seed=request.search.seed,
+            evidence=evidence,
             trials=trials,
             progress=progress,
         )

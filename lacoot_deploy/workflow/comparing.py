@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.userfunctions import load_function
-from lacoot_deploy.workflow.data import samples_for
+from lacoot_deploy.workflow.data import samples_for, task_of
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison, Limits
@@ -38,8 +38,8 @@ def compare(
         b: The model in question.
         data: The samples; text as after `--data`.
         limits: What B may differ by.
-        metric: `top-K`, or `module:function` of a user's metric (also as `python:module:function`), in place of top-1
-            accuracy.
+        metric: A measure of the task such as `top-5`, or `module:function` of a user's metric (also as
+            `python:module:function`), in place of the task's first measure.
         runtime: Where both run.
         batch_size: Samples per run.
         progress: Called with (done, total, what).
@@ -51,24 +51,26 @@ def compare(
     from lacoot_deploy.graph.model.io import load_model
     from lacoot_deploy.manifest import read_manifest
     from lacoot_deploy.runtime.compare import compare_models
-    from lacoot_deploy.runtime.evaluate import top_k_metric
     from lacoot_deploy.runtime.sessions import open_session
 
     a, b = Path(a), Path(b)
     model = load_model(a)
     load_model(b)
     manifest = read_manifest(model, path=a)
-    function = None
-    if metric is not None:
-        known = re.fullmatch(r"top-([1-9]\d*)", metric)
-        function = top_k_metric(int(known.group(1))) if known else load_function(metric, "metric")
-    samples = samples_for(model, manifest, DataOptions.of(data))
+    data = DataOptions.of(data)
+    task, function = task_of(manifest, data), None
+    if metric is not None and ":" in metric:
+        function = load_function(metric, "metric")
+    elif metric is not None:
+        task = replace(task, measure=metric)
+    samples = samples_for(model, manifest, data)
     sessions = [open_session(path, runtime) for path in (a, b)]
     try:
         found = compare_models(
             sessions[0],
             sessions[1],
             samples,
+            task=task,
             metric=function,
             limits=limits,
             batch_size=batch_size,

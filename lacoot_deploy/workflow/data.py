@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.data import DataOptions, Samples, load_samples
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.splits import VAL_FRACTION
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.manifest import Manifest, PreprocessingRecord
@@ -31,6 +33,12 @@ def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: Data
         seed=options.seed,
         val_fraction=_val_fraction(manifest),
     )
+
+
+def task_of(manifest: Manifest | None, options: DataOptions) -> TaskOptions:
+    """What the user says about the task, and what the manifest does where the user says nothing."""
+    known = manifest.task if manifest is not None else None
+    return replace(options.task, recorded=None if known is None else known.choice)
 
 
 def _val_fraction(manifest: Manifest | None) -> float:

@@ -53,6 +53,7 @@ def record_history(
         # They belong to the network as it was before.
         record.statistics, record.latency = {}, None
     manifest.plan = None
+    manifest.task = plan.task or manifest.task
     manifest.history = [
         *manifest.history,
         CollapseRecord(

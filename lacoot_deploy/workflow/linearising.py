@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
     from lacoot_deploy.bench.merging import MergeMeasurer
-    from lacoot_deploy.data.types import Samples
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
     from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
@@ -102,8 +101,7 @@ def plan_activations(
     base: onnx.ModelProto,
     original: onnx.ModelProto,
     *,
-    samples: Samples | None,
-    seed: int = 0,
+    evidence: Evidence | None,
     trials: Trials,
     progress: Progress | None = None,
 ) -> Plan:
@@ -114,8 +112,7 @@ def plan_activations(
         options: What is asked for.
         base: The model with the plan's blocks gone.
         original: The model as it was, which the result is compared with.
-        samples: Data to score, fit and confirm on; None where activations are only named.
-        seed: Seed of the split of the samples.
+        evidence: Samples to score, fit and confirm on; None where activations are only named.
         trials: Where trial runs happen, and what times them.
         progress: Called with (done, total, what).
 
@@ -126,7 +123,7 @@ def plan_activations(
     from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
-    if samples is None:
+    if evidence is None:
         options.need_data()
     plan = plan.model_copy(deep=True)
     plan.merge, plan.inexact = options.merge or "cheaper", options.inexact

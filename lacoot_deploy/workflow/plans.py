@@ -11,7 +11,7 @@ from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord, Plan, parse_plan
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.selection.trials import Trials
-from lacoot_deploy.workflow.data import samples_for
+from lacoot_deploy.workflow.data import samples_for, task_of
 from lacoot_deploy.workflow.inspecting import Opened, recorded_distances
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ def plan_for(
     progress: Progress | None = None,
 ) -> Plan:
     """Make a plan for an opened model; arguments as for `collapse`."""
-    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.planning import make_plan
 
     evidence, distances = None, recorded_distances(opened.manifest, opened.blocks)[0]
     if data is not None:
-        samples = samples_for(opened.model, opened.manifest, data)
-        evidence = Evidence.split(samples, seed=options.seed)
+        evidence = evidence_for(opened, data, options.seed)
         wanted = _distance(limit, options)
         if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in opened.able):
             distances = _measured(opened, evidence, data, wanted, runtime)
@@ -55,6 +53,20 @@ def plan_for(
         trials=trials_of(opened, runtime),
         progress=progress,
     )
+
+
+def evidence_for(opened: Opened, data: DataOptions, seed: int) -> Evidence:
+    """The samples that the options name, with their roles, and what is known of the task.
+
+    Args:
+        opened: The model.
+        data: What to read, and what it is for.
+        seed: Seed of the split into roles.
+    """
+    from lacoot_deploy.selection.limits import Evidence
+
+    samples = samples_for(opened.model, opened.manifest, data)
+    return Evidence.split(samples, seed=seed, task=task_of(opened.manifest, data))
 
 
 def _distance(limit: Limit, options: SearchOptions) -> str | None:

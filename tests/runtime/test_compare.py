@@ -8,9 +8,9 @@ from onnx import TensorProto, helper
 from tiny_models import classifier, make_model, text_encoder
 
 from lacoot_deploy.data import Samples
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.errors import InputError, VerificationError
 from lacoot_deploy.runtime.compare import Limits, compare_models
-from lacoot_deploy.runtime.evaluate import top_k_metric
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 
@@ -202,10 +202,15 @@ def test_top_k_as_a_metric_is_the_top_k_accuracy(pair):
     weight, other, samples = pair
     a, b = cpu(classifier(weight)), cpu(classifier(other))
     plain = compare_models(a, b, samples)
-    five = compare_models(a, b, samples, metric=top_k_metric(5)).accuracy
+    five = compare_models(a, b, samples, task=TaskOptions(measure="top-5")).accuracy
     assert five == plain.top5
-    with pytest.raises(InputError, match="top-2 needs labels"):
-        compare_models(a, b, Samples(samples.feeds), metric=top_k_metric(2))
+    seven = compare_models(a, b, samples, task=TaskOptions(measure="top-7")).accuracy
+    assert seven.metric == "top-7"
+    assert seven.b >= five.b
+    # Without labels A's answers stand in.
+    two = compare_models(a, b, Samples(samples.feeds), task=TaskOptions("classification:top-2"))
+    assert two.accuracy is None
+    assert two.fidelity.b == compare_models(a, b, samples, task=TaskOptions(measure="top-2")).accuracy.b
 
 
 def test_a_metric_that_fails_is_an_input_error_that_names_it(pair):
@@ -214,5 +219,7 @@ def test_a_metric_that_fails_is_an_input_error_that_names_it(pair):
     def nonsense(outputs, labels):
         return outputs["nope"]
 
-    with pytest.raises(InputError, match="The metric nonsense failed: KeyError: 'nope'"):
+    with pytest.raises(
+        InputError, match=r"nonsense failed in test_compare\.py, line \d+ .*: KeyError: 'nope'"
+    ):
         compare_models(cpu(classifier(weight)), cpu(classifier(other)), samples, metric=nonsense)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import lacoot_deploy.graph.shapes.infer as static
+from lacoot_deploy.graph.discovery.candidates import Candidate, real_value
 from lacoot_deploy.graph.discovery.costs import Costs, ModelCosts
 from lacoot_deploy.graph.discovery.fitting import Group
 from lacoot_deploy.graph.discovery.functions import blocks_in_functions
@@ -18,7 +19,7 @@ from lacoot_deploy.graph.discovery.ranges import Ranges
 from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit_record
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
-from lacoot_deploy.graph.discovery.units import Candidate, Finder, real_value
+from lacoot_deploy.graph.discovery.units import Finder
 from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit, Shape
 from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex, Node
 from lacoot_deploy.graph.model.naming import Names, Scopes
@@ -246,13 +247,13 @@ class _Assembler:
 
     def _dead(self, group: Group, form: Form | None) -> list[Node]:
         if form is Form.BYPASS:
-            return dead_after(self.graph, [group.output], kept=[group.input])
+            return dead_after(self.graph, [group.output], kept=[group.input], live=self.finder.live)
         if form is Form.SHORTCUT:
             # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
             kept = [unit.skip for unit in group.units]
             adds = [(add, unit) for unit in group.units for add in (unit.merge, *unit.sums)]
             dropped = [(add, name) for add, unit in adds for name in unit.branches]
-            dead = dead_after(self.graph, [], kept=kept, dropped=dropped)
+            dead = dead_after(self.graph, [], kept=kept, dropped=dropped, live=self.finder.live)
             merges = [add for add, _ in adds if not add.fused]
             return sorted(
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index

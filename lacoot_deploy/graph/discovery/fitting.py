@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from lacoot_deploy.graph.discovery.candidates import Candidate
 from lacoot_deploy.graph.discovery.paths import LAYOUT, read_beyond
 from lacoot_deploy.graph.discovery.trailing import POINTWISE
-from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.index import GraphIndex, Node
 from lacoot_deploy.graph.model.naming import Scope, Scopes

@@ -6,8 +6,8 @@ import onnx
 
 from lacoot_deploy.graph.discovery.records import unit_record
 from lacoot_deploy.graph.discovery.units import Finder
-from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.blocks import Block, Reason
+from lacoot_deploy.graph.model.functions import holds_residual_sum
 from lacoot_deploy.graph.model.index import ModelIndex, index_graph
 from lacoot_deploy.graph.model.naming import Names, Scopes
 from lacoot_deploy.graph.model.table import ShapeTable
@@ -22,9 +22,7 @@ def blocks_in_functions(model: ModelIndex, names: Names) -> list[Block]:
     """
     found: list[Block] = []
     for function in model.model.functions:
-        kinds = {node.op_type for node in function.node}
-        # A function without sums and work, such as an activation, need not be looked at.
-        if not kinds & ops.ADD or not (kinds & ops.LINEAR or any(node.domain for node in function.node)):
+        if not holds_residual_sum(function):
             continue
         graph = onnx.GraphProto(name=function.name, node=function.node)
         graph.input.extend(onnx.ValueInfoProto(name=name) for name in function.input)

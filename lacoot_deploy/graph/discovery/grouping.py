@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lacoot_deploy.graph.discovery.candidates import Candidate
 from lacoot_deploy.graph.discovery.fitting import Fitter, Group
 from lacoot_deploy.graph.discovery.paths import LAYOUT
-from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.model.index import GraphIndex, Node
 from lacoot_deploy.graph.model.naming import Scope, Scopes
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lacoot_deploy.graph.discovery.candidates import Candidate
 from lacoot_deploy.graph.discovery.fitting import Group
-from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.naming import Scope, Scopes, join, parse_slashed
 

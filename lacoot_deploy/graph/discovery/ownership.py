@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lacoot_deploy.graph.discovery.candidates import Candidate, real_value
 from lacoot_deploy.graph.discovery.scoping import set_scopes
 from lacoot_deploy.graph.discovery.trailing import Tail, find_tail
-from lacoot_deploy.graph.discovery.units import Candidate, real_value
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.index import GraphIndex
 from lacoot_deploy.graph.model.naming import Scopes, inside
@@ -17,7 +17,8 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
 
     A tail belongs to the unit if the unit's module ran it. Where modules are unknown, or the unit's is the whole
     model, the structure decides: a unit whose branch starts with an activation or a norm on its input is of the kind
-    that puts them first, so what follows its merge is the next block's or the model's last.
+    that puts them first, so what follows its merge is the next block's or the model's last. So is the norm in a fused
+    merge, whatever it is called, unless the skips themselves run through such norms.
     """
     set_scopes(graph, scopes, candidates)
     inputs = {candidate.input for candidate in candidates}
@@ -41,7 +42,8 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
 
 def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail, inputs: set[str]) -> bool:
     where = scopes.of(tail.nodes[-1])
-    if candidate.scope and where is not None:
+    # A fused node bears the name of its sum or of its norm, as the fusion went: it does not tell whose norm it is.
+    if candidate.merge.fused not in ops.SKIP_NORMS and candidate.scope and where is not None:
         return inside(where, candidate.scope)
     starts_bent = _starts_with(graph, candidate, tail.kind)
     if tail.kind == "activation":
@@ -49,8 +51,9 @@ def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail
     if starts_bent:
         return False
     maker = graph.producer.get(candidate.input)
-    normed = maker is not None and (maker.op in ops.NORMS or maker.op in ("Add", "Mul"))
-    return normed or tail.output in inputs or bool(candidate.merge.fused)
+    normed = maker is not None and (maker.op in ops.NORMS or maker.op == "EmbedLayerNormalization")
+    spelt = maker is not None and maker.op in ("Add", "Mul") and any(map(graph.constant, maker.inputs))
+    return normed or spelt or tail.output in inputs
 
 
 def _starts_with(graph: GraphIndex, candidate: Candidate, kind: str) -> bool:

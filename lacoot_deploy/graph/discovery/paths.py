@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lacoot_deploy.graph.model import ops
@@ -24,7 +24,15 @@ SCALING = frozenset({"Add", "Sub", "Mul", "Div"})
 PROJECTION = frozenset(
     {"Conv", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "NhwcConv", "ConvTranspose", "FusedGemm"}
 )
+_SUMMING = frozenset({"Add", "Sum", "Concat"})
+_DYNAMIC = frozenset(
+    {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "Cast", "Mul", "Add", "Reshape", "Transpose"}
+)
 _MAX_SKIP = 32
+_MAX_PARTS = 12
+"""Nodes of a product on integers, as quantisers write it."""
+_MAX_SIDE = 6
+"""Nodes between the inside of a branch and a sum that it is added to aside."""
 _MAX_AROUND = 64
 """A value that more nodes outside work on than this is read outside; what ends before then ends in shapes."""
 
@@ -58,7 +66,15 @@ def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
             return
         sources = [name for name in node.data if name in graph.dynamic]
         if len(sources) != 1:
-            return
+            product = _dynamically_quantised(graph, at)
+            if product is None:
+                return
+            projections += 1
+            changes += 1
+            nodes.extend(product)
+            at = product[-1].data[0]
+            yield SkipStep(at, tuple(nodes), projections, changes)
+            continue
         if node.op in PROJECTION:
             projections += not is_depthwise(graph, node)
         elif node.op not in LAYOUT | RESIZING | SCALING and node.op not in ops.NORMS:
@@ -69,6 +85,22 @@ def skip_steps(graph: GraphIndex, operand: str) -> Iterator[SkipStep]:
         nodes.append(node)
         at = sources[0]
         yield SkipStep(at, tuple(nodes), projections, changes)
+
+
+def _dynamically_quantised(graph: GraphIndex, value: str) -> list[Node] | None:
+    """The nodes of a product on integers whose scale is found at run time, from a value back to the quantisation."""
+    found: dict[int, Node] = {}
+    stack = [value]
+    while stack and len(found) < _MAX_PARTS:
+        node = graph.producer.get(stack.pop())
+        if node is None or node.op not in _DYNAMIC:
+            return None
+        found[node.index] = node
+        if node.op != "DynamicQuantizeLinear":
+            stack.extend(name for name in node.data if name in graph.dynamic)
+    nodes = [found[index] for index in sorted(found, reverse=True)]
+    heads = [node for node in nodes if node.op == "DynamicQuantizeLinear"]
+    return nodes if not stack and len(heads) == 1 and heads[0] is nodes[-1] and len(nodes) > 2 else None
 
 
 def is_depthwise(graph: GraphIndex, node: Node) -> bool:
@@ -150,6 +182,40 @@ def read_beyond(graph: GraphIndex, name: str, allowed: Collection[int], live: fr
                 return True
             stack.extend(output for output in reader.outputs if output and output in live)
     return False
+
+
+def makers(graph: GraphIndex, nodes: Sequence[Node], values: Iterable[str]) -> set[int]:
+    """Positions of those among some nodes that are needed to compute values."""
+    within = {node.index for node in nodes}
+    needed: set[int] = set()
+    stack = list(values)
+    while stack:
+        node = graph.producer.get(stack.pop())
+        if node is not None and node.index in within and node.index not in needed:
+            needed.add(node.index)
+            stack.extend(node.reads)
+    return needed
+
+
+def joins_a_sum(graph: GraphIndex, name: str, inside: Collection[int], live: frozenset[str]) -> bool:
+    """Whether all that read a value outside of some nodes add it, or a linear map of it, to something else."""
+    ends = False
+    stack = [(name, 0)]
+    while stack:
+        at, steps = stack.pop()
+        if at in graph.output_set or steps > _MAX_SIDE:
+            return False
+        for reader in graph.readers(at):
+            if reader.index in inside or at not in reader.data or reader.output not in live:
+                continue
+            sources = [source for source in reader.data if source in graph.dynamic]
+            if reader.op in _SUMMING and len(sources) > 1:
+                ends = True
+            elif len(sources) == 1 and reader.op in PROJECTION | LAYOUT | RESIZING | SCALING:
+                stack.extend((output, steps + 1) for output in reader.outputs if output)
+            else:
+                return False
+    return ends
 
 
 def live_values(graph: GraphIndex) -> frozenset[str]:

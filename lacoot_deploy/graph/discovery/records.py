@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lacoot_deploy.graph.discovery.units import Candidate, real_value
+from lacoot_deploy.graph.discovery.candidates import Candidate, real_value
 from lacoot_deploy.graph.model.blocks import ResidualUnit
 from lacoot_deploy.graph.model.ops import SKIP_NORMS
 

@@ -8,33 +8,47 @@ from lacoot_deploy.graph.model.index import GraphIndex, Node
 
 
 def dead_after(
-    graph: GraphIndex, unread: Iterable[str], *, kept: Iterable[str], dropped: Sequence[tuple[Node, str]] = ()
+    graph: GraphIndex,
+    unread: Iterable[str],
+    *,
+    kept: Iterable[str],
+    dropped: Sequence[tuple[Node, str]] = (),
+    live: frozenset[str],
 ) -> list[Node]:
     """Nodes that die when values lose all readers, or single operands are taken from nodes that stay.
+
+    What contributes to no result of the graph keeps nothing alive, and goes with what it reads.
 
     Args:
         graph: The graph.
         unread: Values that nothing reads any more.
         kept: Values that gain readers, and stay.
         dropped: Operands that single nodes stop reading.
+        live: Values that some result of the graph depends on.
 
     Returns:
         The nodes in topological order.
     """
+    idle = {node.index for node in graph.nodes if live.isdisjoint(node.outputs)}
     lost: dict[str, set[int]] = {}
-    forced, needed = set(unread), set(kept)
     for node, name in dropped:
-        lost.setdefault(name, set()).add(node.index)
+        lost.setdefault(name, set(idle)).add(node.index)
+    forced, needed = set(unread), set(kept)
     stack = [graph.producer[name] for name in (*forced, *lost) if name in graph.producer]
     dead: dict[int, Node] = {}
     while stack:
         node = stack.pop()
         if node.index in dead:
             continue
-        if not all(_unread(graph, name, dead, lost, forced, needed) for name in node.outputs if name):
+        if node.index not in idle and not all(
+            _unread(graph, name, dead, lost.get(name, idle), forced, needed) for name in node.outputs if name
+        ):
             continue
         dead[node.index] = node
-        stack.extend(graph.producer[name] for name in node.reads if name in graph.producer)
+        makers = (graph.producer[name] for name in node.reads if name in graph.producer)
+        stack.extend(maker for maker in makers if maker.index not in idle)
+        gone = (name for name in node.outputs if name not in forced)
+        stack.extend(reader for name in gone for reader in graph.readers(name) if reader.index in idle)
     return [dead[index] for index in sorted(dead)]
 
 
@@ -42,7 +56,7 @@ def _unread(
     graph: GraphIndex,
     name: str,
     dead: dict[int, Node],
-    lost: dict[str, set[int]],
+    lost: set[int],
     forced: set[str],
     needed: set[str],
 ) -> bool:
@@ -50,8 +64,7 @@ def _unread(
         return True
     if name in needed or name in graph.output_set:
         return False
-    gone = lost.get(name, set())
-    return all(reader.index in dead or reader.index in gone for reader in graph.readers(name))
+    return all(reader.index in dead or reader.index in lost for reader in graph.readers(name))
 
 
 def freed_constants(graph: GraphIndex, dead: Sequence[Node]) -> list[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lacoot_deploy.graph.discovery.candidates import Candidate
 from lacoot_deploy.graph.discovery.trailing import find_tail
-from lacoot_deploy.graph.discovery.units import Candidate
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.index import GraphIndex, Node
-from lacoot_deploy.graph.model.naming import Scope, Scopes, common
+from lacoot_deploy.graph.model.naming import Scope, Scopes, common, inside
 
 _WORKING = ops.LINEAR | ops.SUBSTANTIAL | {"ReduceMean"}
 
@@ -58,8 +58,20 @@ def _scope_of(candidate: Candidate, scopes: Scopes) -> Scope | None:
         scope for node in candidate.own if node.op in ops.LINEAR and (scope := scopes.of(node)) is not None
     ]
     if merge is not None and work:
+        if candidate.merge.fused:
+            # The node may bear the name of the next layer, whose norm it holds: the branch tells which layer adds.
+            entry = _through_last_number(common(work) or ())
+            if entry and not inside(merge, entry):
+                return entry
         return common([merge, *work])
     return common([merge, *(scopes.of(node) for node in candidate.own)])
+
+
+def _through_last_number(scope: Scope) -> Scope:
+    """The entry of the innermost numbered list in a scope; () where there is none."""
+    while scope and not scope[-1].isdigit():
+        scope = scope[:-1]
+    return scope
 
 
 def _by_prefix(candidate: Candidate, scope: Scope, scopes: Scopes) -> Scope:

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-from lacoot_deploy.graph.discovery.paths import SkipStep, between, leaks, live_values, skip_steps
+from lacoot_deploy.graph.discovery.candidates import Candidate
+from lacoot_deploy.graph.discovery.gates import gated_product, gated_sum
+from lacoot_deploy.graph.discovery.overlaps import drop_sums_of_skips, refuse_nested_resolutions
+from lacoot_deploy.graph.discovery.paths import (
+    LAYOUT,
+    SkipStep,
+    between,
+    joins_a_sum,
+    leaks,
+    live_values,
+    makers,
+    skip_steps,
+)
 from lacoot_deploy.graph.discovery.sums import common_source
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.blocks import Reason
-from lacoot_deploy.graph.model.index import HIDDEN, GraphIndex, ModelIndex, Node
-from lacoot_deploy.graph.model.naming import Scope, Scopes
+from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.model.naming import Scope, Scopes, common
 from lacoot_deploy.graph.model.table import ShapeTable, same_shape
 from lacoot_deploy.graph.shapes.rules import broadcast
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A merge with what was found out about it.
-
-    Attributes:
-        merge: The node that adds.
-        input: The value x at which skip path and branch part.
-        skip: The operand that comes along the skip path.
-        branches: The other operands that depend on x.
-        region: The nodes of the branch in topological order.
-        path: The nodes of the skip path, from the merge backwards.
-        sums: Further `Add` nodes of the merge, where several branches are added one after another.
-        reason: Why it is refused; None for a unit.
-        scope: Innermost module that holds branch and merge; None where unknown.
-        tail: Nodes after the merge that belong to the unit, in order (set by `own_tails`).
-        output: The value that leaves the unit.
-        borrowed: The tail is inside the merge's node, yet belongs to what follows: it has to stay.
-    """
-
-    merge: Node
-    input: str
-    skip: str
-    branches: tuple[str, ...]
-    region: list[Node]
-    path: tuple[Node, ...]
-    sums: tuple[Node, ...] = ()
-    reason: Reason | None = None
-    scope: Scope | None = None
-    tail: list[Node] = field(default_factory=list)
-    output: str = ""
-    borrowed: bool = False
-
-    def __post_init__(self) -> None:
-        self.output = self.output or self.merge.output
-
-    def nodes(self) -> dict[int, Node]:
-        """Every node of branch, skip path, merge and tail, by position."""
-        return {n.index: n for n in (*self.region, *self.path, *self.sums, self.merge, *self.tail)}
-
-    @property
-    def own(self) -> list[Node]:
-        """Branch nodes that the skip path does not need."""
-        shared = {node.index for node in self.path}
-        return [node for node in self.region if node.index not in shared]
 
 
 class Finder:
@@ -76,7 +42,12 @@ class Finder:
         """All candidates in graph order, refused ones included; sums that are no merge are left out."""
         found: dict[int, Candidate] = {}
         for node in self.graph.nodes:
-            if node.op not in ops.ADD or node.domain or node.output not in self.live:
+            if node.op not in ops.MERGES or node.domain or node.output not in self.live:
+                continue
+            if node.op not in ops.ADD:
+                candidate = self._beside_sums(node)
+                if candidate is not None:
+                    found[node.index] = candidate
                 continue
             candidate = self._look_at(node, self._operands(node), ())
             sums = self._chain(node)
@@ -88,10 +59,15 @@ class Finder:
                     candidate = whole
                     for add in sums:
                         found.pop(add.index, None)
-            candidate = candidate or self._without_skip(node)
+            candidate = candidate or gated_sum(self.graph, node, self.is_linear) or self._without_skip(node)
             if candidate is not None:
                 found[node.index] = candidate
+        refuse_nested_resolutions(found)
+        drop_sums_of_skips(found)
         inner = {node.index for unit in found.values() if unit.reason is None for node in unit.own}
+        for unit in found.values():
+            if unit.reason is not None and unit.reason.code == "gated":
+                inner.update(node.index for node in (*unit.region, *unit.path))
         # A sum inside the branch of a unit goes with the unit: only what could go by itself is worth naming.
         return [unit for index, unit in sorted(found.items()) if unit.reason is None or index not in inner]
 
@@ -103,6 +79,15 @@ class Finder:
 
     def _operands(self, merge: Node) -> list[str]:
         return [name for name in merge.inputs if name and name in self.graph.dynamic]
+
+    def _beside_sums(self, merge: Node) -> Candidate | None:
+        """A residual by subtraction, x - F(x), or a gate on x, which is refused."""
+        operands = self._operands(merge)
+        if len(operands) != 2 or operands[0] == operands[1]:
+            return None
+        if merge.op == "Sub":
+            return self._look_at(merge, operands, (), skips=operands[:1])
+        return gated_product(self.graph, merge, self.is_linear, self.table)
 
     def _chain(self, merge: Node) -> tuple[Node, ...]:
         """The sums that only feed this merge: `(x + a) + b` is one merge of three operands."""
@@ -124,13 +109,15 @@ class Finder:
                 stack.extend(self._operands(node))
         return tuple(sums)
 
-    def _look_at(self, merge: Node, operands: list[str], sums: tuple[Node, ...]) -> Candidate | None:
+    def _look_at(
+        self, merge: Node, operands: list[str], sums: tuple[Node, ...], skips: Sequence[str] = ()
+    ) -> Candidate | None:
         if len(operands) < 2 or len(set(operands)) < len(operands):
             return None
         if self._scores(merge):
             return None
         best: tuple[tuple[int, int, int], Candidate] | None = None
-        for skip in operands:
+        for skip in skips or operands:
             others = tuple(name for name in operands if name != skip)
             if self._widened(skip, others):
                 continue
@@ -259,7 +246,8 @@ class Finder:
                 (quantized[0].output,),
             )
         ups = [node for node in candidate.own if node.op in ops.UPSAMPLING]
-        if ups and not any(node.op in ops.UPSAMPLING for node in candidate.path):
+        resized = any(node.op in ops.UPSAMPLING for node in candidate.path)
+        if ups and not resized and not self._is_inside_a_module(candidate):
             return Reason(
                 "long_skip",
                 f"The branch changes resolution and comes back ({ups[0].label}): a long skip connection as in a "
@@ -269,7 +257,7 @@ class Finder:
         allowed = {node.index for node in candidate.region} | {candidate.merge.index}
         allowed |= {node.index for node in (*candidate.path, *candidate.sums)}
         read = leaks(graph, candidate.own, allowed, self.live)
-        if read:
+        if read and not self._rest_can_go(candidate, read, allowed):
             return Reason(
                 "interior_read",
                 f"The inside of the branch is also read elsewhere ({read[0]}).",
@@ -277,7 +265,31 @@ class Finder:
             )
         return None
 
+    def _rest_can_go(self, candidate: Candidate, read: Sequence[str], allowed: set[int]) -> bool:
+        """Whether what others read of a branch can stay while work goes: a shared first norm, a sum of skips.
 
-def real_value(name: str) -> bool:
-    """Whether a value exists in the file, and not only between the parts of a fused node."""
-    return HIDDEN not in name
+        Where what stays works itself, its readers must be such as add it to the like from elsewhere: otherwise the
+        branch is the way to another part of the network.
+        """
+        if any(name in self.graph.output_set for name in read):
+            return False
+        stays = makers(self.graph, candidate.own, read)
+        rest = [node for node in candidate.own if node.index not in stays]
+        if not any(map(self.is_linear, rest)):
+            return False
+        working = any(self.is_linear(node) for node in candidate.own if node.index in stays)
+        return not working or all(joins_a_sum(self.graph, name, allowed, self.live) for name in read)
+
+    def _is_inside_a_module(self, candidate: Candidate) -> bool:
+        """Whether a module, and not the network, runs branch and merge, and the skip is its very input."""
+        if any(node.op not in LAYOUT for node in candidate.path):
+            return False
+        scopes = [self.scopes.of(node) for node in candidate.own if self.is_linear(node)]
+        where = common([self.scopes.of(candidate.merge), *scopes])
+        return bool(where) and where != self._whole
+
+    @cached_property
+    def _whole(self) -> Scope:
+        """The module that holds every node whose module is known."""
+        nodes = (node for node in self.graph.nodes if node.output in self.live)
+        return common(self.scopes.of(node) for node in nodes) or ()

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message  # type: i
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import check_target, one_at_a_time, same_file, staging_folder, sync_folder
 from lacoot_deploy.graph.model.external import external_tensors, move_external_data, validate_external_data
+from lacoot_deploy.graph.model.functions import with_sums_written_out
 from lacoot_deploy.graph.model.soundness import unsound
 from lacoot_deploy.graph.model.text import broken_text
 
@@ -25,6 +26,8 @@ OPSETS_SINCE_IR = 3
 
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Read an ONNX file; weights stored outside it are not loaded, but checked to be there.
+
+    Local functions that hold residual sums are written out.
 
     Args:
         path: The file.
@@ -48,7 +51,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     problem = unsound(model)
     if problem is not None:
         raise InputError(f"{path} is not a valid model: {problem}.")
-    return model
+    return with_sums_written_out(model)
 
 
 def _parse(path: Path) -> onnx.ModelProto:

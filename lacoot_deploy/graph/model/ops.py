@@ -29,7 +29,10 @@ CONTROL = {"If": 1, "Loop": 2}
 """How many leading operands only steer a control-flow node."""
 
 ADD = frozenset({"Add", "Sum"})
-"""Operators that merge."""
+"""Operators that merge by adding."""
+
+MERGES = ADD | {"Sub", "Mul"}
+"""Operators that may merge: a residual can be subtracted, and a gate multiplies."""
 
 LINEAR = frozenset(
     {

@@ -90,10 +90,11 @@ def node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """The value of a node's attribute in Python's types (text as bytes), or the default."""
+    """The value of a node's attribute in Python's types (text as bytes); the default where it has none of that type."""
     for entry in node.attribute:
         if entry.name == name:
-            return onnx.helper.get_attribute_value(entry)
+            value = onnx.helper.get_attribute_value(entry)
+            return value if default is None or isinstance(value, type(default)) else default
     return default
 
 
