@@ -231,10 +231,10 @@ def _kind(step: PlanStep) -> str:
 
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
-    belief = result.plan.evidence.get("belief")
+    belief = result.plan.evidence.belief
     if belief is not None:
-        say(f"Task: {belief['task']}.")
-        say(belief["sentence"])
+        say(f"Task: {belief.task}.")
+        say(belief.sentence or "")
     if result.plan.steps:
         _show_blocks(result)
     refits = len(result.plan.refits)

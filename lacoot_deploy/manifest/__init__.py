@@ -1,6 +1,7 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
 from lacoot_deploy.manifest.evidence import (
+    BeliefRecord,
     Confirmation,
     DataRecord,
     LinearRecord,
@@ -11,6 +12,7 @@ from lacoot_deploy.manifest.evidence import (
     RuntimeRecord,
     SearchRecord,
     StepEvidence,
+    TaskChoice,
 )
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
@@ -45,6 +47,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "SCHEMA_VERSION",
     "ArrayRecord",
+    "BeliefRecord",
     "BlockRecord",
     "CollapseRecord",
     "Confirmation",
@@ -70,6 +73,8 @@ __all__ = [
     "SourceRecord",
     "StatisticsRecord",
     "StepEvidence",
+    "TaskChoice",
+    "TaskRecord",
     "parse_manifest",
     "parse_plan",
     "read_manifest",

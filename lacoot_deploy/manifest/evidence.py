@@ -81,6 +81,32 @@ class Confirmation(Pair):
     interval: str | None = None
 
 
+class BeliefRecord(Noted):
+    """What trying the labels on the dense network showed; see `tasks.belief.Belief`.
+
+    Attributes:
+        task: The task in one line.
+        measure: Name of its score.
+        unit: Of a difference of two scores.
+        score: The dense network's.
+        ci95: Its 95 % interval.
+        guess: What guessing scores; None where there are no labels.
+        believed: Whether the dense network is better than that.
+        samples: Samples that it was taken on.
+        sentence: All that in one sentence.
+    """
+
+    task: str | None = None
+    measure: str | None = None
+    unit: str | None = None
+    score: float | None = None
+    ci95: tuple[float, float] | None = None
+    guess: float | None = None
+    believed: bool | None = None
+    samples: int | None = None
+    sentence: str | None = None
+
+
 class StepEvidence(Noted):
     """Why one block, or one activation, went.
 
@@ -113,6 +139,7 @@ class PlanEvidence(Noted):
         judged_by: Name of the score, or `drift`.
         choosing: The networks on the samples that chose.
         confirming: And on those that did not.
+        belief: What trying the labels on the dense network showed.
         blocks: Of a plan that also makes activations linear: the evidence for its blocks.
     """
 
@@ -124,6 +151,7 @@ class PlanEvidence(Noted):
     judged_by: str | None = None
     choosing: Pair | None = None
     confirming: Confirmation | None = None
+    belief: BeliefRecord | None = None
     blocks: PlanEvidence | None = None
 
 
@@ -161,6 +189,17 @@ class DataRecord(Noted):
     mean: list[float] | None = None
     std: list[float] | None = None
     size: tuple[int, int] | None = None
+    task: TaskChoice | None = None
+    sample_axis: dict[str, int] | None = None
+    shared: list[str] | None = None
+
+
+class TaskChoice(Noted):
+    """What the user said of the task; see `data.options.TaskOptions` for the fields."""
+
+    name: str | None = None
+    outputs: list[str] | None = None
+    trust_labels: bool | None = None
 
 
 class RuntimeRecord(Noted):

@@ -173,14 +173,15 @@ class Plan(Record):
     merge: Literal["always", "cheaper", "measured", "never"] | None = None
     inexact: bool = False
     faster: list[str] = Field(default_factory=list)
+    task: TaskRecord | None = None
     evidence: PlanEvidence = Field(default_factory=PlanEvidence)
     options: PlanOptions | None = None
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Plans of older releases have no options, and their digests stand in histories.
-        written: dict[str, Any] = serialise(self)
-        return written if self.options is not None else {k: v for k, v in written.items() if k != "options"}
+        # Plans of older releases have neither, and their digests stand in histories.
+        left = {name for name in ("task", "options") if getattr(self, name) is None}
+        return {key: value for key, value in serialise(self).items() if key not in left}
 
     @field_validator("schema_version")
     @classmethod

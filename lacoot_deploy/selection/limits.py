@@ -19,6 +19,9 @@ from lacoot_deploy.selection.judge import Quality
 TINY = 1e-9
 """What rounding may add to a drop."""
 
+FEWEST = 8
+"""Samples that a search needs."""
+
 VERBS = {"block": "be collapsed", "activation": "be made linear"}
 
 

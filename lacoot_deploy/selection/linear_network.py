@@ -55,7 +55,13 @@ class LinearNetwork:
         self.choose_samples = evidence.choose if fits else join(evidence.fit, evidence.choose)
         self.all_samples = join(evidence.fit, evidence.choose)
         self._parameters = ActivationParameters(model, trials.folder)
-        self._judge = Judge.of(trials.outputs(self.reference, self.choose_samples), self.choose_samples)
+        dense = trials.outputs(self.reference, self.choose_samples)
+        self._judge = Judge.of(dense, self.choose_samples, evidence.task)
+        self.task = self._judge.task
+        self.belief = try_labels(
+            self._judge, self.choose_samples, run=lambda some: trials.outputs(self.reference, some)
+        )
+        require_belief(self.belief, trust=evidence.task.trust_labels, source=self.choose_samples.description)
         self.dense = self._judge.judge(self._judge.dense)
 
     def network(self, items: Items) -> onnx.ModelProto:

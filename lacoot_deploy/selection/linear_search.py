@@ -201,7 +201,7 @@ def confirm(
     rule = rule or LimitRule(None, network.dense, thing="activation")
     rule.require()
     trials = network.trials
-    judge = Judge.of(trials.outputs(network.reference, evidence.confirm), evidence.confirm)
+    judge = Judge.of(trials.outputs(network.reference, evidence.confirm), evidence.confirm, network.task)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]

@@ -88,7 +88,11 @@ def make_plan(
     fits = options.repair != "none" or options.refits
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
-    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials)
+    engine.task = evidence.task
+    belief = try_labels(engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some))
+    require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
+    plan.task = engine.judge.task.record()
+    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
     rule = LimitRule(limit, engine.quality(engine.dense))
 
     def stop(step: Step) -> bool:
@@ -105,7 +109,9 @@ def make_plan(
     else:
         scores = _scores(engine, limit, _Ranking(criterion, distances, options), times)
         path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
-    return _confirmed(plan, engine, path, rule, evidence, confirming)
+    plan = _confirmed(plan, engine, path, rule, evidence, confirming)
+    plan.evidence.belief = belief.record()
+    return plan
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
 from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
 from lacoot_deploy.workflow.commands import data_record
-from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.history import record_history
 from lacoot_deploy.workflow.inspecting import ModelEntry, Opened, model_entry, open_model
 from lacoot_deploy.workflow.linearising import (

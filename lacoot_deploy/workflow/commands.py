@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lacoot_deploy.data.options import DataOptions
-from lacoot_deploy.manifest import DataRecord, LinearRecord, PlanOptions, RuntimeRecord, SearchRecord
+from lacoot_deploy.data.options import ANY_TASK, DataOptions
+from lacoot_deploy.manifest import (
+    DataRecord,
+    LinearRecord,
+    PlanOptions,
+    RuntimeRecord,
+    SearchRecord,
+    TaskChoice,
+)
 from lacoot_deploy.manifest.evidence import said
 
 
@@ -55,7 +62,14 @@ def data_words(data: DataRecord) -> list[str]:
         ("--size", None if data.size is None else f"{data.size[0]}x{data.size[1]}"),
     ):
         words += [] if value is None else [option, _text(value)]
-    return words
+    for name, axis in (data.sample_axis or {}).items():
+        words += ["--sample-axis", f"{name}={axis}"]
+    for name in data.shared or ():
+        words += ["--shared", name]
+    task = data.task or TaskChoice()
+    words += [] if task.name is None else ["--task", task.name]
+    words += [] if task.outputs is None else ["--outputs", _text(task.outputs)]
+    return [*words, "--trust-labels"] if task.trust_labels else words
 
 
 def runtime_words(runtime: RuntimeRecord) -> list[str]:
@@ -70,7 +84,11 @@ def runtime_words(runtime: RuntimeRecord) -> list[str]:
 
 def data_record(data: DataOptions) -> DataRecord:
     """Data options for a file that ships: of a path only the name stays."""
-    return DataRecord(**said(vars(data) | {"spec": data.portable}))
+    task = TaskChoice(
+        **said({name: getattr(data.task, name) for name in TaskChoice.model_fields}, vars(ANY_TASK))
+    )
+    given = vars(data) | {"spec": data.portable, "task": task if task.model_fields_set else None}
+    return DataRecord(**said(given, {"sample_axis": {}, "shared": ()}))
 
 
 def _linear_words(linear: LinearRecord) -> list[str]:

@@ -120,7 +120,6 @@ def plan_activations(
         UsageError: The options do not make sense together, or a name does not exist.
         NothingToCollapseError: No activation can become linear under the limit.
     """
-    from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
     if evidence is None:
@@ -132,15 +131,16 @@ def plan_activations(
         finish(base)
     else:
         activations = activations_after(base, original, trials.folder)
-        plan.fit = options.fit or ("identity" if samples is None else "affine")
-        if samples is None:
+        plan.fit = options.fit or ("identity" if evidence is None else "affine")
+        if evidence is None:
             assert isinstance(options.what, tuple), "else there are samples"
             _name(plan, options.what, activations)
             finish(_linear(base, plan, activations, trials.folder))
         else:
-            parts = Evidence.split(samples, seed=seed)
-            network = LinearNetwork(base, activations, parts, fit=plan.fit, trials=trials, reference=original)
-            _choose(plan, options, network, finish, parts, progress)
+            network = LinearNetwork(
+                base, activations, evidence, fit=plan.fit, trials=trials, reference=original
+            )
+            _choose(plan, options, network, finish, evidence, progress)
     plan.faster = finish.faster
     return plan
 
@@ -160,7 +160,7 @@ def _choose(
     options: LineariseOptions,
     network: LinearNetwork,
     finish: Merging,
-    parts: Evidence,
+    evidence: Evidence,
     progress: Progress | None,
 ) -> None:
     """Fit the named activations, or search for some, and note them with the evidence in a plan."""
@@ -186,8 +186,9 @@ def _choose(
             speedup=None if measure is None else lambda network: measure(finish(network)),
             progress=progress,
         )
-    path, found = search.confirm(network, path, rule, parts, finish=finish)
+    path, found = search.confirm(network, path, rule, evidence, finish=finish)
     plan.linearised = search.linearise_records(path)
+    plan.task, found.belief = network.task.record(), network.belief.record()
     if plan.evidence.model_fields_set:
         found.blocks = plan.evidence
     plan.evidence = found

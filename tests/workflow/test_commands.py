@@ -23,6 +23,7 @@ NPZ = ["--data", "npz:data.npz"]
 IMAGES = [
     "--data",
     "imagefolder:images",
+    "--trust-labels",
     "--mean",
     "0.5,0.4,0.3",
     "--std",
