@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint types format check clean
+.PHONY: demo test test-slow lint types format check docs clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python samples/quickstart.py -o demo
+	$(BIN)/python samples/01_quickstart.py -o demo
 
 # Two workers of one thread each: two of several threads would fight for the processors.
 test: $(VENV)/.dev
@@ -30,6 +30,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 check: lint types test
+
+# What in the pages is made from figures and help texts.
+docs: $(VENV)/.dev
+	$(BIN)/python samples/benchmarks/tables.py
+	$(BIN)/python samples/benchmarks/picture.py
+	$(BIN)/python docs/cli_reference.py
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)

@@ -48,7 +48,10 @@ FAR, CHOOSING, PLACE, ACTIVATIONS = "How far to go", "Choosing", "Putting in pla
 
 _ASKED = (
     Headed(
-        FAR, "--blocks", metavar="NAMES", help="Remove exactly these blocks of `inspect`, comma-separated."
+        FAR,
+        "--blocks",
+        metavar="NAMES",
+        help="Remove exactly these blocks: names, ranges (a.1-a.4), patterns (a.*), comma-separated.",
     ),
     Headed(FAR, "--count", type=click.IntRange(min=1), help="Remove that many blocks."),
     Headed(FAR, "--max-distance", type=float, help="Remove every block whose distance is at most this."),

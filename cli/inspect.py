@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,5 +76,10 @@ def show(inspection: Inspection) -> None:
         say("No residual blocks found.")
     else:
         able = sum(block.collapsible for block in inspection.blocks)
-        say(f"{counted(len(inspection.blocks), 'block')}, {able} can go:")
+        reasons = Counter(block.reason.code for block in inspection.blocks if block.reason is not None)
+        why = ", ".join(f"{number} {code}" for code, number in reasons.most_common())
+        say(
+            f"{counted(len(inspection.blocks), 'block')}, "
+            + (f"{able} can go:" if able else f"none can go ({why}):")
+        )
         echo("\n".join(network_lines(inspection)))

@@ -20,8 +20,12 @@ def total_bytes(path: Path) -> int:
     import onnx
 
     from lacoot_deploy.graph.model.external import data_files
+    from lacoot_deploy.graph.model.foreign import ORT_MAGIC
 
+    own: int = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(8)[4:] == ORT_MAGIC:
+            return own
     model = onnx.load(str(path), load_external_data=False)
     others = sorted(data_files(model, path))
-    own: int = path.stat().st_size
     return own + sum(file.stat().st_size for file in others if file.is_file())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
@@ -93,6 +95,48 @@ def find_block(name: str, blocks: Sequence[Block]) -> Block:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     hint = f"Did you mean {', '.join(near)}?" if near else "It has none that can go."
     raise UsageError(f"The model has no block {name!r}. {hint}")
+
+
+def named_blocks(wishes: Sequence[str], blocks: Sequence[Block]) -> list[Block]:
+    """The blocks that a user names: one by one, by a pattern (`layer3.*`), or a range in the network's order (`a-b`).
+
+    Patterns and ranges take the blocks that can go.
+
+    Raises:
+        UsageError: A name, a pattern or a range fits no block.
+    """
+    found: dict[str, Block] = {}
+    for wish in wishes:
+        for block in _named(wish, blocks):
+            found.setdefault(block.name, block)
+    return list(found.values())
+
+
+def _named(wish: str, blocks: Sequence[Block]) -> list[Block]:
+    names = [block.name for block in blocks]
+    if wish in names:
+        return [find_block(wish, blocks)]
+    able = [block for block in blocks if block.collapsible]
+    if any(sign in wish for sign in "*?["):
+        fits = [block for block in able if fnmatchcase(block.name, wish)]
+        if not fits:
+            raise UsageError(f"No block that can go fits the pattern {wish!r}.")
+        return fits
+    for place in (at for at, sign in enumerate(wish) if sign == "-"):
+        first, last = wish[:place], wish[place + 1 :]
+        if first in names and last in names:
+            span = names[names.index(first) : names.index(last) + 1]
+            if not span:
+                raise UsageError(f"In the network's order {last!r} comes before {first!r}.")
+            return [block for block in able if block.name in span]
+    return [find_block(wish, blocks)]
+
+
+def reason_counts(blocks: Sequence[Block]) -> str:
+    """Why blocks cannot go, as counts of the reasons in brackets; "" where there are none."""
+    counts = Counter(block.reason.code for block in blocks if block.reason is not None)
+    told = ", ".join(f"{count} {code}" for code, count in counts.most_common())
+    return f" ({told}; see `inspect`)" if told else ""
 
 
 def choose_form(block: Block, form: str) -> Form:

@@ -59,10 +59,9 @@ class Network:
         self.outputs = list(dict.fromkeys(output.name for output in model.graph.output))
         self.chains = Chains(self.blocks, segments, self.outputs)
         self.parts = Parts(self._opener)
-        self.passed_on = [
-            [name for name in segment.outputs if name in self.chains.readers or name in self.outputs]
-            for segment in segments
-        ]
+        read = self.chains.readers.keys() | set(self.outputs) | {block.input for block in blocks}
+        read |= {unit.skip for block in blocks for unit in block.units[-1:]}
+        self.passed_on = [[name for name in segment.outputs if name in read] for segment in segments]
         self.axes: dict[str, tuple[int | None, int | None]] = {}
 
     def learn(self, values: Values) -> None:

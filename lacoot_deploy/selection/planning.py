@@ -22,7 +22,13 @@ from lacoot_deploy.selection.findings import Found, quality_record
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
 from lacoot_deploy.selection.limits import LimitRule, Verdict
-from lacoot_deploy.selection.matching import choose_form, find_block, plan_steps, refit_records
+from lacoot_deploy.selection.matching import (
+    choose_form,
+    named_blocks,
+    plan_steps,
+    reason_counts,
+    refit_records,
+)
 from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.trials import ANYWHERE, Trials
@@ -172,7 +178,7 @@ def _scores(
 def _candidates(blocks: Sequence[Block], limit: Limit, options: SearchOptions) -> list[Block]:
     form = options.form
     if limit.blocks is not None:
-        chosen = [find_block(name, blocks) for name in dict.fromkeys(limit.blocks)]
+        chosen = named_blocks(limit.blocks, blocks)
         for block in chosen:
             choose_form(block, form)
         if not chosen:
@@ -180,7 +186,8 @@ def _candidates(blocks: Sequence[Block], limit: Limit, options: SearchOptions) -
         return chosen
     able = [b for b in blocks if b.collapsible and not b.scope and (form == "auto" or Form(form) in b.forms)]
     if not able:
-        raise _nothing("the model has no block that can go" + ("" if form == "auto" else f" as {form}"))
+        what = "the model has no block that can go" + ("" if form == "auto" else f" as {form}")
+        raise _nothing(what + reason_counts(blocks))
     if limit.count is not None and not 1 <= limit.count <= len(able):
         raise NothingToCollapseError(
             f"--count {limit.count} is not possible: {len(able)} blocks of this model can go."

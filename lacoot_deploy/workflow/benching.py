@@ -59,10 +59,11 @@ def benchmark(
         UsageError: An option is out of range.
     """
     from lacoot_deploy.bench import bench
-    from lacoot_deploy.graph.model.io import load_model
+    from lacoot_deploy.graph.model.io import model_file
+    from lacoot_deploy.runtime.reading import read_model
 
-    paths = [Path(path) for path in (a, b) if path is not None]
-    models = [load_model(path) for path in paths]
+    paths = [model_file(path) for path in (a, b) if path is not None]
+    models = [read_model(path) for path in paths]
     feeds: dict[str, NDArray[Any]] | None = None
     if data is not None:
         from lacoot_deploy.manifest import read_manifest

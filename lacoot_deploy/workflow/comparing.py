@@ -48,14 +48,17 @@ def compare(
         InputError: A file cannot be used, the data does not fit, or the two signatures differ.
         ProviderError: The provider does not run a model here.
     """
-    from lacoot_deploy.graph.model.io import load_model
+    from lacoot_deploy.graph.model.io import model_file
+    from lacoot_deploy.graph.model.training_mode import refuse_training
     from lacoot_deploy.manifest import read_manifest
     from lacoot_deploy.runtime.compare import compare_models
+    from lacoot_deploy.runtime.reading import read_model, runnable
     from lacoot_deploy.runtime.sessions import open_session
 
-    a, b = Path(a), Path(b)
-    model = load_model(a)
-    load_model(b)
+    a, b = model_file(a), model_file(b)
+    model, other = read_model(a), read_model(b)
+    for path, one in ((a, model), (b, other)):
+        refuse_training(one, path)
     manifest = read_manifest(model, path=a)
     data = DataOptions.of(data)
     task, function = task_of(manifest, data), None
@@ -64,7 +67,9 @@ def compare(
     elif metric is not None:
         task = replace(task, measure=metric)
     samples = samples_for(model, manifest, data)
-    sessions = [open_session(path, runtime) for path in (a, b)]
+    sessions = [
+        open_session(runnable(path, one), runtime, label=str(path)) for path, one in ((a, model), (b, other))
+    ]
     try:
         found = compare_models(
             sessions[0],

@@ -106,10 +106,12 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
         InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
     """
     from lacoot_deploy.graph.discovery import find_blocks, survey
-    from lacoot_deploy.graph.model.io import load_model
+    from lacoot_deploy.graph.model.io import model_file
+    from lacoot_deploy.graph.model.training_mode import training_note
+    from lacoot_deploy.runtime.reading import read_model
 
-    path = Path(path)
-    model = load_model(path)
+    path = model_file(path)
+    model = read_model(path)
     manifest = read_manifest(model, path=path)
     notes: tuple[str, ...] = ()
     found = survey(model, granularity=granularity)
@@ -124,6 +126,9 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
             notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)
+    training = training_note(model)
+    if training is not None:
+        notes = (*notes, training)
     return Opened(model, path, manifest, blocks, found.costs, notes, found)
 
 

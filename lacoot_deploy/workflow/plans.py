@@ -35,10 +35,12 @@ def plan_for(
     progress: Progress | None = None,
 ) -> Plan:
     """Make a plan for an opened model; arguments as for `collapse`."""
+    from lacoot_deploy.graph.model.training_mode import refuse_training
     from lacoot_deploy.selection.planning import make_plan
 
     evidence, distances = None, recorded_distances(opened.manifest, opened.blocks)[0]
     if data is not None:
+        refuse_training(opened.model, opened.path)
         evidence = evidence_for(opened, data, options.seed)
         wanted = _distance(limit, options)
         if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in opened.able):

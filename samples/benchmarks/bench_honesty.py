@@ -19,7 +19,6 @@ number are replaced, and what the runs add up to is counted anew, so that a tria
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -34,13 +33,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lacoot_deploy.bench import BenchResult, bench
 from lacoot_deploy.bench.options import BenchOptions
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.options import Runtime
 
 Row = dict[str, Any]
@@ -325,9 +324,7 @@ def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 def main() -> None:
     import onnxruntime
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--trial", choices=[*TRIALS, "all"], default="all")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument(
@@ -340,7 +337,7 @@ def main() -> None:
     found: Row = {}
     if arguments.out and arguments.out.is_file():
         found = json.loads(arguments.out.read_text())
-    machine = describe_machine().model_dump(mode="json")
+    machine = common.machine()
     for name, (trial, add_up) in TRIALS.items():
         if arguments.trial not in (name, "all"):
             continue
@@ -359,7 +356,7 @@ def main() -> None:
                 }
                 # As they come: a trial takes minutes, and what it has is not to be lost with it.
                 if arguments.out:
-                    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+                    common.write(arguments.out, found)
         print(json.dumps(found[name]["summary"], indent=1))
 
 

@@ -10,18 +10,14 @@ held against the limit.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 from pathlib import Path
 
+import common
 import numpy as np
 
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import NothingToCollapseError
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.evaluate import predict
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
@@ -33,9 +29,7 @@ from lacoot_deploy.workflow.inspecting import open_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--max-drop", type=float, default=1.0)
@@ -97,7 +91,7 @@ def main() -> None:
     )
     if arguments.output is not None:
         result = {
-            "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
+            "machine": common.machine(),
             "max_drop": arguments.max_drop,
             "samples": arguments.samples,
             "others": arguments.others,
@@ -105,7 +99,7 @@ def main() -> None:
             "interval_holds": covered,
             "rows": rows,
         }
-        atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+        common.write(arguments.output, result)
 
 
 if __name__ == "__main__":

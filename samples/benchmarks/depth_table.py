@@ -11,22 +11,20 @@ of the blocks are the control.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import common
 
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model, save_model
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.evaluate import accuracy, predict
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
@@ -165,9 +163,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--data", required=True, help="cifar10:PATH or another image source")
     parser.add_argument("--run", action="append", required=True, metavar="NAME=FOLDER", help="a training run")
     parser.add_argument("--scratch", action="append", default=[], metavar="NAME=FOLDER", help="a control")
@@ -183,7 +179,7 @@ def main() -> None:
         return Samples({"input": normalise(images.images, record)}, images.labels)
 
     result = {
-        "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
+        "machine": common.machine(),
         "test_images": len(images),
         "runs": [
             depths(name, run, arguments.data, test_for(run), arguments.seconds)
@@ -194,7 +190,7 @@ def main() -> None:
             for name, run in map(named, arguments.scratch)
         ],
     }
-    atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+    common.write(arguments.output, result)
     print(markdown(result))
 
 

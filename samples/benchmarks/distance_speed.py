@@ -17,15 +17,13 @@ where the distance is not three times as fast in the geometric mean, or a mean i
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import ot
 import torch
@@ -33,8 +31,6 @@ from torch import Tensor, nn
 
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.images import preprocessing_of
-from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.models import REGISTRY, BasicBlock
 from lacoot_deploy.transport import max_sliced_wasserstein
 
@@ -57,30 +53,22 @@ def strided(x: Tensor, y: Tensor) -> Tensor:
     return max_sliced_wasserstein(x, y, projections=PROJECTIONS, stride=2)
 
 
-def timed(distance: Distance, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Wall and processor milliseconds of one forward and backward."""
-    x.grad = y.grad = None
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    wall, processor = time.perf_counter(), time.process_time()
-    distance(x, y).backward()
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
-
-
 def race(first: Distance, second: Distance, x: Tensor, y: Tensor, rounds: int) -> dict[str, Any]:
-    """Both in turns; how many times as fast the first is."""
-    for _ in range(3):
-        timed(first, x, y)
-        timed(second, x, y)
-    times = np.array([(timed(first, x, y), timed(second, x, y)) for _ in range(rounds)])
+    """Forward and backward of both in turns; how many times as fast the first is."""
+
+    def step(distance: Distance) -> None:
+        x.grad = y.grad = None
+        distance(x, y).backward()
+
+    wait = torch.cuda.synchronize if x.is_cuda else (lambda: None)
+    kinds = {"first": lambda: step(first), "second": lambda: step(second)}
+    times = common.in_turns(kinds, rounds, warm=3, wait=wait)
     result: dict[str, Any] = {}
-    for k, clock in enumerate(("wall", "processor")):
-        ratios = times[:, 1, k] / times[:, 0, k]
-        result[clock] = {
-            "ms": float(np.median(times[:, 0, k])),
-            "other_ms": float(np.median(times[:, 1, k])),
+    for clock, name in (("wall", "wall"), ("cpu", "processor")):
+        ratios = times[clock]["second"] / times[clock]["first"]
+        result[name] = {
+            "ms": 1e3 * float(np.median(times[clock]["first"])),
+            "other_ms": 1e3 * float(np.median(times[clock]["second"])),
             "ratio": float(np.median(ratios)),
             "ratio_quartiles": np.quantile(ratios, (0.25, 0.75)).tolist(),
         }
@@ -215,9 +203,7 @@ def passed(result: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="images for the values: digits, cifar10:PATH, ...")
     parser.add_argument("--steps", type=int, default=100, help="training steps of the network")
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds per shape")
@@ -232,7 +218,7 @@ def main() -> int:
         device = torch.device(kind)
         print(f"{kind}: forward and backward, {PROJECTIONS} directions")
         result = {
-            "machine": describe_machine().model_dump(),
+            "machine": common.machine(),
             "device": torch.cuda.get_device_name() if kind == "cuda" else "cpu",
             "versions": {"torch": torch.__version__, "pot": ot.__version__, "numpy": np.__version__},
             "threads": torch.get_num_threads(),
@@ -249,8 +235,7 @@ def main() -> int:
         result["passed"] = passed(result)
         good &= result["passed"]
         target = options.output / f"distance_speed_{kind}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(target, json.dumps(result, indent=2) + "\n")
+        common.write(target, result)
         print(f"wrote {target}")
     return 0 if good else 6
 

@@ -16,25 +16,22 @@ sentences  post-norm as well: the six-layer sentence encoder all-MiniLM-L6-v2 wi
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import onnx
 from depth_table import judge
 
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
@@ -221,9 +218,7 @@ def sentences(pairs: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--pre-norm", type=Path, help="run folder of the pre-norm vision transformer")
     parser.add_argument("--post-norm", type=Path, help="run folder of the post-norm one")
     parser.add_argument("--pairs", type=Path, help="tab-separated pairs of texts")
@@ -231,16 +226,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    result["machine"] = {**describe_machine().model_dump(mode="json"), "python": platform.python_version()}
+    result["machine"] = common.machine()
     for name, run in (("pre-norm", arguments.pre_norm), ("post-norm", arguments.post_norm)):
         if run is not None:
             result[name] = classifier(name, run)
-            atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+            common.write(arguments.output, result)
     if arguments.pairs is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         lines = arguments.pairs.read_text(encoding="utf-8").splitlines()
         result["sentences"] = sentences([tuple(line.split("\t")[:2]) for line in lines], arguments.folder)  # type: ignore[misc]
-    atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+    common.write(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ casts to float32 and back around them, and the figures say nothing of float16.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import onnx
 import torch
 import torchvision
@@ -39,7 +39,6 @@ from lacoot_deploy.graph.discovery import find_blocks
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.training.export import to_onnx
 
@@ -157,9 +156,7 @@ def markdown(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 on the CPU, 1 and 64 elsewhere")
@@ -180,7 +177,7 @@ def main() -> None:
         document = json.loads(arguments.out.read_text())
     document |= {
         "command": " ".join(["python", *sys.argv]),
-        "machine": describe_machine().model_dump(mode="json"),
+        "machine": common.machine(),
     }
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +192,7 @@ def main() -> None:
                 document["failures"].pop(f"{name} {dtype}", None)
                 document["rows"] = merged(document["rows"], rows)
                 if arguments.out:
-                    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+                    common.write(arguments.out, document)
     if document["failures"]:
         raise SystemExit(f"not measured: {', '.join(document['failures'])}")
 

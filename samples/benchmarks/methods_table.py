@@ -13,22 +13,22 @@ Cells that the file holds are not trained again. Latencies are taken by the seco
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import common
 
 from lacoot_deploy.api import collapse
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import LacootError
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.linear import merge_linear
 from lacoot_deploy.graph.model.io import load_model, save_model
-from lacoot_deploy.machine import describe_machine, load_average
+from lacoot_deploy.machine import load_average
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME
 from lacoot_deploy.training.recipe import Recipe
@@ -110,10 +110,10 @@ class Table:
         document = {
             "command": "python samples/benchmarks/methods_table.py --runs runs/methods -o OUT, then with --latency",
             "data": "scikit-learn's 1,797 handwritten digits: 20 % of them test images, 20 % of the rest validation",
-            "machine": describe_machine().model_dump(mode="json"),
+            "machine": common.machine(),
             "rows": self.rows,
         }
-        atomic_write_text(self.path, json.dumps(document, indent=1) + "\n")
+        common.write(self.path, document)
 
     def run(self, network: str, method: str, settings: dict[str, Any]) -> tuple[Path, Any]:
         """Train, or go on with, one cell."""
@@ -257,9 +257,7 @@ def markdown_row(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"), help="where the training runs go")
     parser.add_argument("-o", "--out", type=Path, default=Path("methods_cpu.json"))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))

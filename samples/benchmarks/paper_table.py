@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 from depth_table import judge, latency, seconds_of
 from paper_plot import plot
@@ -41,7 +41,6 @@ from lacoot_deploy.graph.model.blocks import Form
 from lacoot_deploy.graph.model.io import load_model, save_model
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
 from lacoot_deploy.selection.engine import Engine
@@ -297,9 +296,7 @@ def _over(rows: list[dict[str, Any]], key: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--lambdas", type=float, nargs="*", default=[], help="beside 0 and the recipe's own")
@@ -344,7 +341,7 @@ def main() -> None:
             target = arguments.folder / f"healed-{run}{longer}"
             alone.append(("healed", healed(arguments.folder, run, recipe, len(without), epochs, target)))
     result = {
-        "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
+        "machine": common.machine(),
         "recipe": recipe.model_copy(update={"data": recipe.data.partition(":")[0]}).model_dump(mode="json"),
         "scratch_without": without,
         "runs": [
@@ -352,7 +349,7 @@ def main() -> None:
             *(control(run, way, recipe, len(without), dense, arguments.seconds) for way, run in alone),
         ],
     }
-    atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+    common.write(arguments.output, result)
     plot(result, arguments.output.with_suffix(".svg"), arguments.output.with_suffix(".png"))
     print(markdown(result))
 

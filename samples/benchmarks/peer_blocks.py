@@ -17,8 +17,6 @@ table and writes everything as JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,13 +25,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import onnx
 
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery import find_blocks
 from lacoot_deploy.graph.model.blocks import Block
-from lacoot_deploy.machine import describe_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVERY = 1_000_000
@@ -173,9 +170,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print, write; 4 where this tool does not find exactly the blocks that there are."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--only", nargs="*", help="these architectures (default: all that have blocks)")
     parser.add_argument("--exporter", choices=["dynamo", "torchscript"], default="dynamo")
     parser.add_argument(
@@ -206,9 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "version": version("onnxsim"),
             "call": "apply_transformer_block_pruning",
         },
-        "machine": describe_machine().model_dump(),
+        "machine": common.machine(),
     }
-    atomic_write_text(options.output, json.dumps(report, indent=1, default=str) + "\n")
+    common.write(options.output, report)
     exact = all(row["blocks"] == row["ours"] and not row["ours beside"] for row in rows)
     return 0 if exact else 4
 

@@ -19,22 +19,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 from depth_table import judge, latency, named, seconds_of
 
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.measure import measure_blocks
 from lacoot_deploy.runtime.options import DistanceOptions, Runtime
 from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
@@ -283,9 +281,7 @@ def plot(result: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--data", required=True, help="cifar10:PATH or another image source")
     parser.add_argument("--run", required=True, metavar="NAME=FOLDER", help="a training run")
     parser.add_argument("--scratch", action="append", default=[], metavar="NAME=FOLDER", help="a control")
@@ -320,11 +316,11 @@ def main() -> None:
         network.greedy([SEARCHES[i] for i in arguments.searches], arguments.seconds)
     scratch = [control(name, run, network, arguments.seconds) for name, run in map(named, arguments.scratch)]
     result = {
-        "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
+        "machine": common.machine(),
         **network.record(),
         "scratch": scratch or result["scratch"],
     }
-    atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+    common.write(arguments.output, result)
     plot(result, arguments.output.with_suffix(".svg"))
     print(markdown(result))
 

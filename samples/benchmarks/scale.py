@@ -17,7 +17,6 @@ JSON. Ends with exit code 6 where a limit is missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -31,12 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-
-from lacoot_deploy.files import atomic_write_text
-from lacoot_deploy.machine import describe_machine
 
 LIMITS = {
     "external inspect seconds": 3.0,
@@ -202,6 +199,7 @@ torch.onnx.export(module, (torch.randn(1, 3, 224, 224),), sys.argv[1], dynamo=Tr
 
 INSPECT_WITHOUT_TORCH = """
 import sys
+import common
 from lacoot_deploy_cli.main import cli
 cli(sys.argv[1:], standalone_mode=False)
 print("torch" in sys.modules)
@@ -223,9 +221,7 @@ def measure_start(folder: Path, rounds: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; 6 where a limit is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument(
         "--gigabytes", type=float, default=3.0, help="size of the external weights (default: 3)"
     )
@@ -265,9 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "missed": missed,
         "rounds": options.rounds,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "machine": describe_machine().model_dump(),
+        "machine": common.machine(),
     }
-    atomic_write_text(options.output, json.dumps(report, indent=2, default=str) + "\n")
+    common.write(options.output, report)
     return 6 if missed else 0
 
 

@@ -11,24 +11,20 @@ Both are timed in one run, step by step in turns, and must choose the same block
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.expose import expose_values
 from lacoot_deploy.graph.surgery.channels import channel_axis
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.criteria import CRITERIA
@@ -91,9 +87,7 @@ class Naive:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--depth", type=int, default=6, help="blocks to remove")
@@ -159,13 +153,13 @@ def main() -> None:
         )
     if arguments.output is not None:
         result = {
-            "machine": {**describe_machine().model_dump(mode="json"), "python": platform.python_version()},
+            "machine": common.machine(),
             "blocks": len(blocks),
             "depth": arguments.depth,
             "samples": {"fit": len(fit), "choose": len(choose)},
             "rows": rows,
         }
-        atomic_write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+        common.write(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,15 @@ on a machine that others keep busy.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.training.blocks import BlockCapture, locate_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.penalty import block_penalty
@@ -56,6 +54,7 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
     layout = torch.contiguous_format if arguments.contiguous else torch.channels_last
     model = model.to(device, memory_format=layout).train()
     capture = BlockCapture(found.tracked)
+    network = torch.compile(model) if arguments.compile else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     shape = (arguments.batch, 3, arguments.side, arguments.side)
     images = torch.randn(shape, device=device).contiguous(memory_format=layout)
@@ -66,7 +65,7 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
         optimizer.zero_grad(set_to_none=True)
         capture.enabled = penalty is not None
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            logits = model(images)
+            logits = network(images)
         loss = functional.cross_entropy(logits.float(), labels)
         values = capture.take()
         if penalty is not None:
@@ -84,83 +83,58 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
     return kinds, len(found.tracked)
 
 
-def measure(
-    kinds: dict[str, Callable[[], None]], rounds: int, device: str
-) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every step of every kind, by the wall and by the process's CPU clock."""
-    names = list(kinds)
-    for name in names:
-        kinds[name]()
-    seconds: dict[str, dict[str, list[float]]] = {
-        "wall": {n: [] for n in names},
-        "cpu": {n: [] for n in names},
-    }
-    for index in range(rounds):
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            wall, cpu = time.perf_counter(), time.process_time()
-            kinds[name]()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds["wall"][name].append(time.perf_counter() - wall)
-            seconds["cpu"][name].append(time.process_time() - cpu)
-    return seconds
-
-
-def cost(with_penalty: list[float], plain: list[float]) -> tuple[float, float, float]:
-    """Percent that a step costs more: median of the paired ratios, and its 95 % bootstrap interval."""
-    ratios = np.log(np.asarray(with_penalty) / np.asarray(plain))
-    generator = np.random.default_rng(0)
-    resampled = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
-    values = (np.median(ratios), *np.quantile(resampled, [0.025, 0.975]))
-    middle, low, high = (100 * (float(np.exp(value)) - 1) for value in values)
-    return middle, low, high
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="resnet18-cifar")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--contiguous", action="store_true", help="channels first instead of channels last")
-    parser.add_argument("--no-original", action="store_true", help="leave POT out")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    arguments = parser.parse_args()
+def figures(arguments: argparse.Namespace) -> dict[str, object]:
+    """Time the steps and say what the penalty costs."""
     kinds, blocks = steps(arguments)
-    seconds = measure(kinds, arguments.rounds, arguments.device)
-    clocks = ("wall",) if arguments.device == "cuda" else ("wall", "cpu")
-    figures: dict[str, object] = {
+    cuda = arguments.device == "cuda"
+    wait = torch.cuda.synchronize if cuda else (lambda: None)
+    seconds = common.in_turns(kinds, arguments.rounds, warm=3 if cuda else 1, wait=wait)
+    found: dict[str, object] = {
         "model": arguments.model,
         "batch": arguments.batch,
         "blocks": blocks,
         "rounds": arguments.rounds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
         "precision": arguments.precision,
-        "machine": describe_machine().model_dump(mode="json"),
+        "compiled": arguments.compile,
+        "machine": common.machine(),
     }
-    print(f"{arguments.model}, batch {arguments.batch}, {blocks} blocks, {arguments.rounds} rounds")
-    for clock in clocks:
+    for clock in ("wall",) if cuda else ("wall", "cpu"):
         plain = seconds[clock]["plain"]
         for name, values in seconds[clock].items():
             figure: dict[str, object] = {"median_ms": 1000 * float(np.median(values))}
             text = f"{clock:5}{name:10}{1000 * float(np.median(values)):9.1f} ms"
             if name != "plain":
-                middle, low, high = cost(values, plain)
+                middle, low, high = (100 * (ratio - 1) for ratio in common.paired_ratio(values, plain))
                 figure |= {"cost_percent": middle, "ci95": [low, high]}
                 text += f"   {middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
-            figures[f"{clock}_{name}"] = figure
-            print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            found[f"{clock}_{name}"] = figure
+            print(text, flush=True)
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; `parse_args([])` gives the paper's step."""
+    made = common.parser(__doc__)
+    made.add_argument("--model", default="resnet18-cifar")
+    made.add_argument("--batch", type=int, default=128)
+    made.add_argument("--side", type=int, default=32)
+    made.add_argument("--rounds", type=int, default=15)
+    made.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    made.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    made.add_argument("--contiguous", action="store_true", help="channels first instead of channels last")
+    made.add_argument("--compile", action="store_true", help="the network through torch.compile")
+    made.add_argument("--no-original", action="store_true", help="leave POT out")
+    made.add_argument("--json", type=Path, help="write the figures there")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    print(f"{arguments.model}, batch {arguments.batch}, {arguments.rounds} rounds")
+    common.write(arguments.json, figures(arguments))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ with `--set weights=runs/vgg/checkpoint.safetensors --set epochs=6 --set lr=0.01
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+import common
+
 from lacoot_deploy.bench import bench
 from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data.options import DataOptions
-from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.graph.discovery.costs import model_costs
 from lacoot_deploy.graph.model.io import load_model
-from lacoot_deploy.machine import describe_machine
 from lacoot_deploy.manifest import read_manifest
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.workflow.comparing import compare
@@ -55,9 +54,7 @@ def timed(a: Path, b: Path, batch: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--data", required=True, help="cifar10:PATH")
     parser.add_argument("--dense", type=Path, required=True, help="run folder of the dense network")
     parser.add_argument("--collapsed", type=Path, required=True, help="run folder of LayerCollapse")
@@ -83,7 +80,7 @@ def main() -> None:
         }
         share = 100 * (1 - sizes["merged"].parameters / sizes["dense"].parameters)
         found |= {
-            "machine": describe_machine().model_dump(mode="json"),
+            "machine": common.machine(),
             "recipe": manifest.source.recipe,
             "rounds": [r.model_dump(mode="json") for r in manifest.source.rounds],
             "linear": manifest.history[-1].linearised,
@@ -96,7 +93,7 @@ def main() -> None:
         found["against_longer"] = judged(args.longer / "model.onnx", merged, args.data)
     if args.latency:
         found["latency"] = [timed(dense, merged, batch, args.latency) for batch in (1, 16)]
-    atomic_write_text(args.out, json.dumps(found, indent=1) + "\n")
+    common.write(args.out, found)
     print(
         json.dumps(
             {

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from builders import residual_cnn
+from builders import own_answers, residual_cnn
 from lacoot_deploy_cli import live, network
 from lacoot_deploy_cli.main import COMMANDS, run
 from terminal import on_terminal, screen
@@ -27,9 +27,10 @@ MODULE = ["-m", "lacoot_deploy"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("terminal")
-    save_model(residual_cnn(4, size=8)[0], folder / "model.onnx")
+    model = residual_cnn(4, size=8)[0]
+    save_model(model, folder / "model.onnx")
     images = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
-    np.savez(folder / "d.npz", image=images, labels=np.arange(60) % 3)
+    np.savez(folder / "d.npz", image=images, labels=own_answers(model, image=images))
     return folder
 
 

@@ -1,42 +1,69 @@
-"""Every sample runs: the short ones whole, the long ones in little, each as its own process in an empty folder."""
+"""Every sample runs, in little and as it stands, each in an empty folder."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import contextlib
+import io
+import runpy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import residual_cnn
+from builders import own_answers, residual_cnn
 
 from lacoot_deploy.graph.model.io import save_model
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 RUNS = {
-    "any_onnx.py": (["--epochs", "6", "--max-drop", "5"], ("gone: ", "times as fast")),
-    "detection.py": (["--steps", "150", "--max-drift", "0.3"], ("gone: ", "boxes found: ")),
-    "finetune.py": (["--epochs", "2"], ("fine-tuned: ",)),
-    "own_model.py": (["--epochs", "4"], ()),
-    "transformer.py": (["--steps", "60", "--max-drop", "5"], ("8 residual units", "gone: ")),
+    "02_any_onnx.py": (["--epochs", "6", "--max-drop", "5"], ("gone: ", "times as fast")),
+    "05_detection.py": (["--steps", "150", "--max-drift", "0.3"], ("gone: ", "boxes found: ")),
+    "04_finetune.py": (["--epochs", "2"], ("fine-tuned: ",)),
+    "03_own_model.py": (["--epochs", "4"], ()),
+    "06_transformer.py": (["--steps", "60", "--max-drop", "5"], ("8 residual units", "gone: ")),
 }
 """Arguments that keep a sample short, and what it says."""
 
 
-def sample(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(SAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Ended:
+    """How a sample ended and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def sample(name: str, *arguments: object, folder: Path) -> Ended:
+    """Run a sample in this process, as `python samples/NAME ARGUMENTS` would in the folder."""
+    said, complained = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(SAMPLES / name), *map(str, arguments)])
+        patch.syspath_prepend(str(SAMPLES))
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+            try:
+                runpy.run_path(str(SAMPLES / name), run_name="__main__")
+                code = 0
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    return Ended(code, said.getvalue(), complained.getvalue())
 
 
 def test_every_sample_is_run_here():
-    here = {*RUNS, "quickstart.py", "ci_gate.py"}
+    here = {*RUNS, "01_quickstart.py", "07_ci_gate.py"}
     assert {path.name for path in SAMPLES.glob("*.py")} == here
 
 
-@pytest.mark.parametrize("name", RUNS)
+TRAINING = ("02_any_onnx.py", "03_own_model.py", "04_finetune.py")
+"""Samples that train for so long, even in little, that only the long tests run them."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TRAINING else []) for name in RUNS]
+)
 def test_a_sample_in_little(name, tmp_path):
     arguments, says = RUNS[name]
     done = sample(name, *arguments, "-o", "out", folder=tmp_path)
@@ -47,41 +74,39 @@ def test_a_sample_in_little(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_sample_as_it_is(name, tmp_path):
+def test_a_sample_as_it_stands(name, tmp_path):
     done = sample(name, "-o", "out", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_the_quickstart(tmp_path):
-    done = sample("quickstart.py", "-o", "demo", folder=tmp_path)
+    done = sample("01_quickstart.py", "-o", "demo", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "from scratch" in done.stdout
 
 
 def test_any_onnx_takes_a_file_of_ones_own(tmp_path):
-    save_model(residual_cnn(4)[0], tmp_path / "mine.onnx")
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "d.npz",
-        image=rng.standard_normal((80, 3, 8, 8)).astype(np.float32),
-        labels=np.arange(80) % 3,
-    )
+    model = residual_cnn(4)[0]
+    save_model(model, tmp_path / "mine.onnx")
+    images = np.random.default_rng(0).standard_normal((80, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", image=images, labels=own_answers(model, image=images))
     options = ["--model", "mine.onnx", "--data", "npz:d.npz", "--max-drop", "100", "-o", "out"]
-    done = sample("any_onnx.py", *options, folder=tmp_path)
+    done = sample("02_any_onnx.py", *options, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "gone: " in done.stdout
-    assert sample("any_onnx.py", *options[:2], folder=tmp_path).returncode == 2
+    assert sample("02_any_onnx.py", *options[:2], folder=tmp_path).returncode == 2
 
 
 @pytest.fixture
 def pair(tmp_path):
     from lacoot_deploy import DataOptions, Limit, collapse
 
-    save_model(residual_cnn(8, channels=16, size=16)[0], tmp_path / "dense.onnx")
+    model = residual_cnn(8, channels=16, size=16)[0]
+    save_model(model, tmp_path / "dense.onnx")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((60, 3, 16, 16)).astype(np.float32)
-    np.savez(tmp_path / "t.npz", image=images, labels=np.arange(60) % 3)
+    np.savez(tmp_path / "t.npz", image=images, labels=own_answers(model, image=images))
     collapse(
         tmp_path / "dense.onnx",
         tmp_path / "short.onnx",
@@ -93,14 +118,14 @@ def pair(tmp_path):
 
 def test_the_gate_lets_a_faster_network_pass_and_writes_its_report(pair):
     options = ["--data", "npz:t.npz", "--max-drop", "100", "--min-time", "0.5", "--report", "gate.html"]
-    done = sample("ci_gate.py", "dense.onnx", "short.onnx", *options, folder=pair)
+    done = sample("07_ci_gate.py", "dense.onnx", "short.onnx", *options, folder=pair)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "times as fast" in done.stdout
     assert "6 of 8" in (pair / "gate.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_the_gate_stops_a_slower_one_and_one_that_is_wrong(pair):
-    slower = sample("ci_gate.py", "short.onnx", "dense.onnx", "--min-time", "0.5", folder=pair)
+    slower = sample("07_ci_gate.py", "short.onnx", "dense.onnx", "--min-time", "0.5", folder=pair)
     assert (slower.returncode, "FAILED" in slower.stdout) == (6, True), slower.stderr[-2000:]
     wrong = ["dense.onnx", "short.onnx", "--data", "npz:t.npz", "--max-drop", "-200"]
-    assert sample("ci_gate.py", *wrong, folder=pair).returncode == 4
+    assert sample("07_ci_gate.py", *wrong, folder=pair).returncode == 4

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import residual_cnn
+from builders import own_answers, residual_cnn
 from lacoot_deploy_cli.main import run as command
 
 import lacoot_deploy as ld
@@ -25,10 +25,11 @@ from lacoot_deploy.workflow.report_samples import picture, worst_samples
 def files(tmp_path_factory):
     """A dense network, one cut from it by a search, its plan, and data."""
     folder = tmp_path_factory.mktemp("files")
-    save_model(residual_cnn(5, size=8)[0], folder / "dense.onnx")
+    model = residual_cnn(5, size=8)[0]
+    save_model(model, folder / "dense.onnx")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((200, 3, 8, 8)).astype(np.float32)
-    labels = rng.integers(0, 3, 200)
+    labels = own_answers(model, image=images)
     np.savez(folder / "data.npz", image=images, labels=labels)
     data = ld.DataOptions(f"npz:{folder / 'data.npz'}")
     ld.collapse(

@@ -81,7 +81,7 @@ def _assemblers(model: ModelIndex, shapes: Mapping[str, Shape] | None) -> Iterat
     for graph in model.graphs:
         around = ranges[graph.parent.scope] if graph.parent else None
         ranges[graph.scope] = Ranges(graph, around)
-        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs)
+        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs, bool(shapes))
 
 
 class _Assembler:
@@ -95,7 +95,9 @@ class _Assembler:
         ranges: Ranges,
         names: Names,
         costs: Costs,
+        probed: bool,
     ) -> None:
+        self._probed = probed
         self.costs = costs
         self.graph = graph
         self.table = table
@@ -231,8 +233,8 @@ class _Assembler:
                 Reason("broadcast", f"The branch widens the skip operand {pairs[0][0]}.", values),
                 False,
             )
-        text = (
-            f"The shapes of {pairs[0][0]} and {pairs[0][1]} are not known to be equal; a probe run decides."
+        text = f"The shapes of {pairs[0][0]} and {pairs[0][1]} are not known to be equal" + (
+            ", also after a probe run." if self._probed else "; a probe run decides."
         )
         return (), Reason("shape_unknown", text, values), False
 

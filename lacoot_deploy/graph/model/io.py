@@ -8,17 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import check_target, one_at_a_time, same_file, staging_folder, sync_folder
 from lacoot_deploy.graph.model.external import external_tensors, move_external_data, validate_external_data
+from lacoot_deploy.graph.model.foreign import HEAD_BYTES, what_it_is
 from lacoot_deploy.graph.model.functions import with_sums_written_out
 from lacoot_deploy.graph.model.soundness import unsound
 from lacoot_deploy.graph.model.text import broken_text
 
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest message that protobuf reads or writes."""
+
+TEXT_SUFFIXES = (".onnxtxt", ".textproto", ".txtpb", ".pbtxt", ".prototxt", ".onnxtext")
+"""How the names of models end that are written as text."""
 
 OPSETS_SINCE_IR = 3
 """The IR version from which on a model must name its operator sets."""
@@ -30,14 +36,22 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     Local functions that hold residual sums are written out.
 
     Args:
-        path: The file.
+        path: The file, binary or text, or a folder that holds one model.
 
     Raises:
         InputError: There is no such file, it is no ONNX model or damaged, empty or meaningless, or its external data is
             missing, too short or outside the model's folder.
     """
-    path = Path(path)
-    model = _parse(path)
+    path = model_file(path)
+    return checked(_parse(path), path)
+
+
+def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model, if it is meaningful; see `load_model`.
+
+    Raises:
+        InputError: It is not.
+    """
     if not model.HasField("graph") or not model.ir_version:
         raise InputError(f"{path} is not an ONNX model, or it is cut short: it holds no graph.")
     if not model.opset_import and model.ir_version >= OPSETS_SINCE_IR:
@@ -56,8 +70,6 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 
 def _parse(path: Path) -> onnx.ModelProto:
     try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give the ONNX file inside it.")
         size = path.stat().st_size
         if size == 0:
             raise InputError(f"{path} is empty; it may be the rest of an interrupted download or export.")
@@ -71,12 +83,51 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError) as error:
         # A name can be too long, or hold a character that none can have.
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    known = what_it_is(path, data[:HEAD_BYTES])
+    if known is not None:
+        raise InputError(f"{path} is {known}.")
+    if path.suffix in TEXT_SUFFIXES:
+        return _parse_text(data, path)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model, or it is damaged or cut short.") from None
     return model
+
+
+def _parse_text(data: bytes, path: Path) -> onnx.ModelProto:
+    """A model written as text: protobuf's own, or the syntax of ONNX."""
+    model = onnx.ModelProto()
+    try:
+        text = data.decode()
+        if text.lstrip().startswith("<"):
+            parsed: onnx.ModelProto = onnx.parser.parse_model(text)
+            return parsed
+        text_format.Parse(text, model)
+    except (UnicodeDecodeError, text_format.ParseError, onnx.parser.ParseError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not an ONNX model in text, or it is damaged: {problem}") from None
+    return model
+
+
+def model_file(path: str | Path) -> Path:
+    """The file itself; of a folder the one model in it.
+
+    Raises:
+        InputError: The folder holds no model, or several.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            return path
+        found = sorted(file for file in path.iterdir() if file.suffix == ".onnx")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(found) != 1:
+        held = ", ".join(file.name for file in found[:5]) if found else "no .onnx file"
+        raise InputError(f"{path} is a folder; give the ONNX file inside it (it holds {held}).")
+    return found[0]
 
 
 def fingerprint(model: onnx.ModelProto) -> str:

@@ -98,7 +98,10 @@ class Splitter:
         wanted = set(self.outputs)
         for block in blocks:
             wanted.update((block.input, block.output))
-            wanted.update(unit.merge for unit in block.units[-1:])
+            for unit in block.units[-1:]:
+                wanted.add(unit.merge)
+                if self.producer.get(unit.skip) not in owned[block.name]:
+                    wanted.add(unit.skip)
         return tuple(
             self._segment(sorted(members), wanted, owners.get(members[0], frozenset())) for members in pieces
         )

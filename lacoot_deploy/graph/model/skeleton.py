@@ -12,8 +12,13 @@ SMALL = 256
 """Constants with at most this many elements are kept for inference: they may be shapes."""
 
 
-def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose large or external weights are inputs with a type: the same shapes, none of the bytes."""
+def skeleton(model: onnx.ModelProto, *, notes: bool = True) -> onnx.ModelProto:
+    """A copy of a model whose large or external weights are inputs with a type: the same shapes, none of the bytes.
+
+    Args:
+        model: The model.
+        notes: Whether to keep what it notes of inner values.
+    """
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
     copy.functions.extend(model.functions)
@@ -21,7 +26,8 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.graph.name = graph.name
     copy.graph.input.extend(graph.input)
     copy.graph.output.extend(graph.output)
-    copy.graph.value_info.extend(graph.value_info)
+    if notes:
+        copy.graph.value_info.extend(graph.value_info)
     names = {value.name for value in graph.input}
 
     def as_input(name: str, tensor: onnx.TensorProto) -> None:

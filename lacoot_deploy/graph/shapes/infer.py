@@ -17,6 +17,8 @@ from lacoot_deploy.graph.model.skeleton import skeleton
 from lacoot_deploy.graph.model.table import ShapeTable
 from lacoot_deploy.graph.model.walk import subgraphs
 from lacoot_deploy.graph.shapes.dims import bounded
+from lacoot_deploy.graph.shapes.notes import false_notes
+from lacoot_deploy.graph.shapes.notes import infer as infer_bare
 from lacoot_deploy.graph.shapes.symbolic import propagate
 from lacoot_deploy.graph.shapes.values import ShapeValues
 
@@ -35,14 +37,18 @@ def infer(
     if not shapes and model.cut_from is not None and _covers(model.cut_from, model):
         model.inferred = {(): model.cut_from}
         return model.inferred
-    inferred = _onnx_inference(model.model)
+    wrong = false_notes(model.model)
+    inferred = _onnx_inference(model.model, wrong)
     tables: dict[tuple[str, ...], ShapeTable] = {}
     values: dict[tuple[str, ...], ShapeValues] = {}
     bodies = _pair_bodies(inferred)
     for graph in model.graphs:
         parent = tables[graph.parent.scope] if graph.parent is not None else None
         proto = bodies.get(_route(graph))
-        known, dtypes = _declared([graph.graph, *([proto] if proto is not None else [])])
+        known, dtypes = _declared(
+            [graph.graph, *([proto] if proto is not None else [])],
+            wrong if graph.parent is None else set(),
+        )
         for name, tensor in graph.initializers.items():
             known[name] = tuple(tensor.dims)
             dtypes[name] = tensor.data_type
@@ -91,11 +97,11 @@ def _pair_bodies(model: onnx.ModelProto | None) -> dict[Route, onnx.GraphProto]:
     return found
 
 
-def _declared(graphs: Iterable[onnx.GraphProto]) -> tuple[dict[str, Shape], dict[str, int]]:
+def _declared(graphs: Iterable[onnx.GraphProto], wrong: set[str]) -> tuple[dict[str, Shape], dict[str, int]]:
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
     for graph in graphs:
-        for value in (*graph.value_info, *graph.input, *graph.output):
+        for value in (*(v for v in graph.value_info if v.name not in wrong), *graph.input, *graph.output):
             if not value.type.HasField("tensor_type"):
                 continue
             tensor = value.type.tensor_type
@@ -125,10 +131,11 @@ def _tighter(a: Shape, b: Shape) -> Shape:
     )
 
 
-def _onnx_inference(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """ONNX's inference on a copy without weights; None where it refuses the model as a whole."""
+def _onnx_inference(model: onnx.ModelProto, wrong: set[str]) -> onnx.ModelProto | None:
+    """ONNX's inference on a copy without weights, and without notes that are not true."""
     bare = skeleton(model)
-    try:
-        return onnx.shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
-    except Exception:  # the C++ side raises several unrelated types; symbolic propagation goes on without it
-        return None
+    if wrong:
+        kept = [note for note in bare.graph.value_info if note.name not in wrong]
+        del bare.graph.value_info[:]
+        bare.graph.value_info.extend(kept)
+    return infer_bare(bare)

@@ -10,6 +10,7 @@ import onnx
 
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.model.pauses import no_cycle_search
+from lacoot_deploy.graph.shapes.notes import drop_false_notes
 from lacoot_deploy.graph.surgery.carry import carry_over, wiring, wiring_differences
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.graph.surgery.cutting import Cutter
@@ -57,6 +58,7 @@ def collapse_blocks(
         drop_dead_nodes(graph, live_before=live_before, original=original)
         if cuts:
             carry_over(result, _export(graph))
+            drop_false_notes(result)
     fold_refits(result, refits, folder=folder)
     return result
 

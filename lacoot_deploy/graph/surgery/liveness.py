@@ -65,14 +65,20 @@ def _drop(
     graph: Any, live: set[int], live_before: set[int], original: set[int], gone_outside: frozenset[str]
 ) -> None:
     gone = set(gone_outside)
-    kept = []
-    for node in graph.nodes:
-        idle = id(node) in original and id(node) not in live_before
-        if id(node) in live or (idle and not _reads_any(node, gone)):
-            kept.append(node)
-            gone.difference_update(tensor.name for tensor in node.outputs)
-        else:
-            gone.update(tensor.name for tensor in node.outputs if tensor.name)
+    kept = list(graph.nodes)
+    while True:
+        # Once is enough where every node stands behind what it reads.
+        left = []
+        for node in kept:
+            idle = id(node) in original and id(node) not in live_before
+            if id(node) in live or (idle and not _reads_any(node, gone)):
+                left.append(node)
+                gone.difference_update(tensor.name for tensor in node.outputs)
+            else:
+                gone.update(tensor.name for tensor in node.outputs if tensor.name)
+        if len(left) == len(kept):
+            break
+        kept = left
     gone.difference_update(tensor.name for node in kept for tensor in node.outputs)
     graph.nodes = kept
     for node in kept:

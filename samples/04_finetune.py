@@ -3,8 +3,8 @@
 The weights are a local file, safetensors or a checkpoint of tensors alone. Without --weights the sample first makes
 some.
 
-    python samples/finetune.py -o out
-    python samples/finetune.py --model torchvision:resnet18 --weights resnet18.safetensors \
+    python samples/04_finetune.py -o out
+    python samples/04_finetune.py --model torchvision:resnet18 --weights resnet18.safetensors \
         --data imagefolder:photos --size 224 -o out
 """
 

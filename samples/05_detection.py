@@ -5,7 +5,7 @@ a head that says for each of 6 x 6 cells whether the rectangle's centre is there
 chosen by how far they move the outputs (no labels), and the result is judged by boxes found: intersection over union
 above one half. It shows the way, not what a detector on photographs would lose.
 
-    python samples/detection.py -o out
+    python samples/05_detection.py -o out
 """
 
 from __future__ import annotations
@@ -129,14 +129,14 @@ def main() -> int:
         result = ld.collapse(
             model,
             short,
-            limit=ld.Limit(max_drift=arguments.max_drift),
-            data=ld.DataOptions(f"npz:{out / 'calibration.npz'}"),
+            max_drift=arguments.max_drift,
+            data=f"npz:{out / 'calibration.npz'}",
         )
     except ld.LacootError as error:
         print(error)
         return error.exit_code
     sys.path.insert(0, str(Path(__file__).parent))
-    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"), metric="detection:found")
+    compared = ld.compare(model, short, f"npz:{out / 'test.npz'}", metric="05_detection:found")
     assert compared.accuracy is not None
     low, high = compared.accuracy.ci95
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")

@@ -4,7 +4,7 @@ Trains a small residual network on handwritten digits with the block penalty, ex
 recommended plan, compares on test images that nothing before has seen, and measures latency in pairs. The last row
 of the table is the control: the equally shallow network trained from scratch.
 
-    python samples/quickstart.py -o demo
+    python samples/01_quickstart.py -o demo
 """
 
 from __future__ import annotations

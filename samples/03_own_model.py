@@ -2,7 +2,7 @@
 
 Trains the network below with the penalty on its residual blocks, takes out what can go, and says what that cost.
 
-    python samples/own_model.py -o out
+    python samples/03_own_model.py -o out
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 def build(*, classes: int, channels: int, width: int = 16, depth: int = 5) -> nn.Module:
-    """What `model = "python:own_model:build"` in a recipe calls; `model_args` in the recipe are passed on."""
+    """What `model = "python:03_own_model:build"` in a recipe calls; `model_args` in the recipe are passed on."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
         *(Block(width) for _ in range(depth)),
@@ -63,13 +63,13 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     # So that the recipe finds this very file.
     sys.path.insert(0, str(Path(__file__).parent))
-    settings = ("model=python:own_model:build", f"epochs={arguments.epochs}", "penalty=3", "max_drop=2")
+    settings = ("model=python:03_own_model:build", f"epochs={arguments.epochs}", "penalty=3", "max_drop=2")
     summary = ld.train(None, out / "run", overrides=settings)
     if summary.plan is None:
         print("No block can go within 2 points; train for longer or with a larger penalty.")
         return 0
     result = ld.collapse(summary.model, out / "short.onnx")
-    found = ld.compare(summary.model, out / "short.onnx", ld.DataOptions("digits"))
+    found = ld.compare(summary.model, out / "short.onnx", "digits")
     assert found.accuracy is not None
     low, high = found.accuracy.ci95
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
@@ -77,7 +77,7 @@ def main() -> int:
         f"test accuracy {found.accuracy.a:.2f} -> {found.accuracy.b:.2f} %, a drop of "
         f"{found.accuracy.drop_points:.2f} points (95 % interval {low:.2f} to {high:.2f})"
     )
-    ld.report([out / "run", out / "short.onnx"], out / "report.html", data=ld.DataOptions("digits"))
+    ld.report([out / "run", out / "short.onnx"], out / "report.html", data="digits")
     print(f"the whole story: {out / 'report.html'}")
     return 0
 

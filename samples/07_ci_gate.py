@@ -1,6 +1,6 @@
 """A gate for continuous integration: fails when the collapsed model is no longer faster, or no longer right.
 
-    python samples/ci_gate.py dense.onnx collapsed.onnx --data npz:test.npz --max-drop 1 --min-speedup 1.2
+    python samples/07_ci_gate.py dense.onnx collapsed.onnx --data npz:test.npz --max-drop 1 --min-speedup 1.2
 
 The exit code tells what failed: 4 accuracy, 6 speed. The same as two commands:
 
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="a page to keep as an artefact of the build")
     arguments = parser.parse_args()
     models = (arguments.dense, arguments.collapsed)
-    data = None if arguments.data is None else ld.DataOptions(arguments.data)
+    data = arguments.data
     try:
         if data is not None:
             limits = Limits(max_drop=arguments.max_drop)

@@ -3,8 +3,8 @@
 Without --model it first makes one that knows nothing of lacoot-deploy: a residual network trained and exported by plain
 PyTorch on handwritten digits.
 
-    python samples/any_onnx.py -o out
-    python samples/any_onnx.py --model model.onnx --data npz:calibration.npz --max-drop 1 -o out
+    python samples/02_any_onnx.py -o out
+    python samples/02_any_onnx.py --model model.onnx --data npz:calibration.npz --max-drop 1 -o out
 """
 
 from __future__ import annotations
@@ -87,14 +87,12 @@ def main() -> int:
     for block in ld.inspect(model).blocks:
         print(f"{block.name}: {block.macs} multiply-adds, {'can go' if block.collapsible else block.reason}")
     try:
-        result = ld.collapse(
-            model, out / "short.onnx", limit=ld.Limit(max_drop=arguments.max_drop), data=ld.DataOptions(data)
-        )
+        result = ld.collapse(model, out / "short.onnx", max_drop=arguments.max_drop, data=data)
     except ld.LacootError as error:
         print(error)
         return error.exit_code
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
-    found = ld.compare(model, out / "short.onnx", ld.DataOptions(test))
+    found = ld.compare(model, out / "short.onnx", test)
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy.a:.2f} -> {found.accuracy.b:.2f} %")
     print(f"predictions agree in {found.agreement:.2f} %")

@@ -3,7 +3,7 @@
 Made and trained here in half a minute: four pre-norm layers that say which of eight tokens a sequence holds most
 often. Counting takes next to nothing of such a network, and the search finds that out; a harder task keeps more of it.
 
-    python samples/transformer.py -o out
+    python samples/06_transformer.py -o out
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def main() -> int:
         result = ld.collapse(
             model,
             short,
-            limit=ld.Limit(max_drop=arguments.max_drop),
-            data=ld.DataOptions(f"npz:{out / 'calibration.npz'}"),
+            max_drop=arguments.max_drop,
+            data=f"npz:{out / 'calibration.npz'}",
             granularity="unit",
         )
     except ld.LacootError as error:
         print(error)
         return error.exit_code
-    compared = ld.compare(model, short, ld.DataOptions(f"npz:{out / 'test.npz'}"))
+    compared = ld.compare(model, short, f"npz:{out / 'test.npz'}")
     assert compared.accuracy is not None
     print(f"gone: {', '.join(step.block for step in result.plan.steps)}")
     print(f"accuracy {compared.accuracy.a:.1f} -> {compared.accuracy.b:.1f} %")
