@@ -1,5 +1,6 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
+from lacoot_deploy.manifest.conversion import ConversionRecord
 from lacoot_deploy.manifest.evidence import (
     BeliefRecord,
     Confirmation,
@@ -51,6 +52,7 @@ __all__ = [
     "BlockRecord",
     "CollapseRecord",
     "Confirmation",
+    "ConversionRecord",
     "DataRecord",
     "DistanceRecord",
     "LatencyRecord",
