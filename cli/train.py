@@ -107,13 +107,13 @@ def _heal(
     trust: bool,
     out: Output,
 ) -> None:
-    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.healing import heal_run
     from lacoot_deploy.workflow.training import is_main_process
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
     with out.progress("at work") as told:
-        summary = heal(
+        summary = heal_run(
             run,
             plan_file,
             folder,

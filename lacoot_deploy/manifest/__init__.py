@@ -15,6 +15,7 @@ from lacoot_deploy.manifest.evidence import (
     StepEvidence,
     TaskChoice,
 )
+from lacoot_deploy.manifest.healing import HealQuality, HealRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -55,6 +56,8 @@ __all__ = [
     "ConversionRecord",
     "DataRecord",
     "DistanceRecord",
+    "HealQuality",
+    "HealRecord",
     "LatencyRecord",
     "LinearRecord",
     "LineariseRecord",
