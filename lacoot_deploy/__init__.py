@@ -13,7 +13,7 @@ from lacoot_deploy.errors import LacootError
 from lacoot_deploy.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from lacoot_deploy.api import collapse
+    from lacoot_deploy.api import collapse, ship
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.manifest import Manifest, Plan
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
-    from lacoot_deploy.workflow.ship_request import ShipRequest
-    from lacoot_deploy.workflow.shipping import run_ship as ship
     from lacoot_deploy.workflow.training import export, train
 
 
@@ -50,8 +48,7 @@ _PLACES = {
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
-    "ShipRequest": ("lacoot_deploy.workflow.ship_request", "ShipRequest"),
-    "ship": ("lacoot_deploy.workflow.shipping", "run_ship"),
+    "ship": ("lacoot_deploy.api", "ship"),
     "train": ("lacoot_deploy.workflow.training", "train"),
 }
 
@@ -65,7 +62,6 @@ __all__ = [
     "Plan",
     "Runtime",
     "SearchOptions",
-    "ShipRequest",
     "benchmark",
     "collapse",
     "compare",
