@@ -51,9 +51,9 @@ def load_samples(
     """
     kind, _, rest = spec.partition(":")
     if kind == "npz":
-        samples = _from_arrays(_read_npz(Path(rest)), inputs, rest)
+        samples = from_arrays(_read_npz(Path(rest)), inputs, rest)
     elif kind == "python":
-        samples = _from_arrays(load_function(rest, "data source")(), inputs, spec)
+        samples = from_arrays(load_function(rest, "data source")(), inputs, spec)
     elif kind not in IMAGE_SOURCES:
         raise UsageError(f"The data source {spec!r} is not known; use one of {GRAMMAR}.")
     else:
@@ -136,7 +136,17 @@ def _no_objects(array: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples:
+def from_arrays(data: Any, inputs: Sequence[InputInfo], source: str) -> Samples:
+    """Samples from what a user's function or file gives: a mapping from input names to arrays, or (inputs, labels).
+
+    Args:
+        data: It.
+        inputs: The model's inputs.
+        source: Where it came from, as messages call it.
+
+    Raises:
+        InputError: It does not fit the inputs.
+    """
     if isinstance(data, tuple) and len(data) == 2:
         feeds, labels = data
         data = dict(feeds) if isinstance(feeds, dict) else {inputs[0].name: feeds}
