@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
+    from lacoot_deploy.workflow.ship_request import ShipRequest
+    from lacoot_deploy.workflow.shipping import run_ship as ship
     from lacoot_deploy.workflow.training import export, train
 
 
@@ -48,6 +50,8 @@ _PLACES = {
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
+    "ShipRequest": ("lacoot_deploy.workflow.ship_request", "ShipRequest"),
+    "ship": ("lacoot_deploy.workflow.shipping", "run_ship"),
     "train": ("lacoot_deploy.workflow.training", "train"),
 }
 
@@ -61,6 +65,7 @@ __all__ = [
     "Plan",
     "Runtime",
     "SearchOptions",
+    "ShipRequest",
     "benchmark",
     "collapse",
     "compare",
@@ -70,6 +75,7 @@ __all__ = [
     "inspect",
     "measure",
     "report",
+    "ship",
     "train",
 ]
 

@@ -1,5 +1,6 @@
 """The manifest room: the versioned record that travels inside an ONNX file, and the plans that `collapse` applies."""
 
+from lacoot_deploy.manifest.conversion import ConversionRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -35,6 +36,7 @@ __all__ = [
     "ArrayRecord",
     "BlockRecord",
     "CollapseRecord",
+    "ConversionRecord",
     "DistanceRecord",
     "LatencyRecord",
     "LineariseRecord",

@@ -19,6 +19,7 @@ from lacoot_deploy.workflow.inspecting import Opened, open_model
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.shipping.account import Account
     from lacoot_deploy.workflow.benching import BenchReport
 
 MAX_JSON_BYTES = 512 * 1024 * 1024
@@ -123,6 +124,7 @@ class Given:
     benches: list[tuple[str, BenchReport]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     tables: list[ResultsTable] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
 
 
 def read_inputs(paths: Sequence[str | Path]) -> Given:
@@ -210,6 +212,10 @@ def _read_json(path: Path, given: Given) -> None:
         from lacoot_deploy.workflow.benching import BenchReport
 
         given.benches.append((path.name, parsed(BenchReport.model_validate)))
+    elif {"target", "conditions", "files"} <= keys:
+        from lacoot_deploy.shipping.account import Account
+
+        given.accounts.append(parsed(Account.model_validate))
     elif {"plan", "before", "after"} <= keys:
         given.plans.append(parse_plan(json.dumps(document["plan"]), path=path))
     elif {"steps", "limit"} <= keys:
@@ -223,7 +229,7 @@ def _read_json(path: Path, given: Given) -> None:
     else:
         raise InputError(
             f"{path} is nothing that a report is made of: give what 'compare --json', 'bench --json', "
-            f"'collapse --json' or 'collapse --plan-out' wrote, or a table of samples/benchmarks/results."
+            f"'collapse --json', 'collapse --plan-out' or 'ship' wrote, or a table of samples/benchmarks/results."
         )
 
 

@@ -20,11 +20,13 @@ from lacoot_deploy.reports.records import (
     Network,
     Removed,
     Scratch,
+    Shipped,
 )
 from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, portable
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.shipping.account import Account
     from lacoot_deploy.workflow.benching import BenchReport
 
 BINS = 72
@@ -305,3 +307,20 @@ def title_of(parts: Cast) -> str:
         on = f" on {source.dataset.partition(':')[0]}" if source.dataset else ""
         return f"{source.model}{on}"
     return model.path.name
+
+
+def shipped_of(accounts: Sequence[Account]) -> list[Shipped]:
+    """The files of the accounts that `ship` wrote."""
+    return [
+        Shipped(
+            name=line.name,
+            verdict=line.verdict,
+            reason=line.reason,
+            score=None if (score := line.score) is None else score.value,
+            drop=None if score is None else (score.drop, score.drop_low, score.drop_high),
+            speedup=None if (timed := line.latency) is None else (timed.speedup, timed.low, timed.high),
+            file_bytes=line.bytes,
+        )
+        for account in accounts
+        for line in account.files
+    ]

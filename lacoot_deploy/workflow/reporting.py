@@ -36,6 +36,7 @@ from lacoot_deploy.workflow.report_parts import (
     refitted_blocks,
     removed_blocks,
     scratch_of,
+    shipped_of,
     title_of,
 )
 from lacoot_deploy.workflow.report_recipe import reproduction_of
@@ -97,8 +98,8 @@ def report(
     given; with `data` and `bench` they are measured here.
 
     Args:
-        inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench` and `collapse`, plans, and tables
-            of samples/benchmarks/results, in any order. The first collapsed file is the one that the answer is about.
+        inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench`, `collapse` and `ship`, plans,
+            and tables of samples/benchmarks/results, in any order. The answer is about the first collapsed file.
         output: The HTML file to write; None to write none.
         scratch: The control, the equally shallow network trained from scratch: a run folder or an ONNX file. A run with
             blocks left out (`without`) among the inputs is taken for it.
@@ -379,6 +380,7 @@ def _document(
         drift=drift_of(comparison),
         worst=measured.worst or worst_samples(comparison),
         samples=None if comparison is None else comparison.samples,
+        shipped=shipped_of(given.accounts),
         reproduction=reproduction_of(parts, networks, given.trainings, plan, comparison, bench, data),
         notes=[*notes, *(parts.dense.opened.notes if parts.dense is not None else ())],
     )
