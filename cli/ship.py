@@ -82,8 +82,8 @@ def command(
 
     Give the dense float32 model first and then what was cut from it: all are converted and held
     against the dense one. A quarter of the samples calibrates, a quarter chooses what stays
-    float32, and half of them, which chose nothing, is what the account is about. What drops by
-    more than --max-drop is reported and left out.
+    float32, and half of them, which chose nothing, is what the account is about. What drops
+    by more than the limit is reported and left out.
 
     The folder holds the files, ship.json, report.html, README.md with hashes and commands to
     verify, and run.py, which needs nothing of lacoot-deploy.

@@ -60,7 +60,7 @@ def shorter(words: list[str]) -> list[str]:
         if any(word.endswith(".toml") for word in words):
             quick += ["warmup=0", "batch_size=60"]
         return [*words, *(word for setting in quick for word in ("--set", setting))]
-    if words[:1] == ["bench"]:
+    if words[:1] in (["bench"], ["ship"]):
         return [*words, "--min-time", "0.3"]
     # Timing every point of a curve anew is not what a page's test is about.
     return [word for word in words if word != "--bench"]

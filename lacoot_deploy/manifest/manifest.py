@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.manifest.conversion import ConversionRecord
+from lacoot_deploy.manifest.healing import HealRecord
 from lacoot_deploy.manifest.plan import CollapseRecord, Plan, TaskRecord
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
@@ -183,6 +184,7 @@ class Manifest(Record):
     blocks: list[BlockRecord] = Field(default_factory=list)
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)
+    healed: list[HealRecord] = Field(default_factory=list)
     conversions: list[ConversionRecord] = Field(default_factory=list)
 
     @field_validator("schema_version")

@@ -12,10 +12,12 @@ from pydantic import BaseModel, Field
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
-from lacoot_deploy.manifest import Plan, to_json
+from lacoot_deploy.manifest import LinearRecord, Plan, PlanOptions, RuntimeRecord, SearchRecord, to_json
+from lacoot_deploy.manifest.evidence import said
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
 from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+from lacoot_deploy.workflow.commands import data_record
 from lacoot_deploy.workflow.history import record_history
 from lacoot_deploy.workflow.inspecting import ModelEntry, Opened, model_entry, open_model
 from lacoot_deploy.workflow.linearising import (
@@ -106,6 +108,11 @@ class CollapseRequest:
         name = self.path.stem if self.path.suffix == ".onnx" else self.path.name
         return self.path.with_name(f"{name}.collapsed.onnx")
 
+    @property
+    def made_here(self) -> bool:
+        """Whether the plan is made now, not given or recommended."""
+        return self.limit is not None or self.linearise is not None
+
     def check_targets(self) -> None:
         """Refuse to write over what is read.
 
@@ -121,6 +128,24 @@ class CollapseRequest:
             check_target(self.target, inputs=sources)
         if self.plan_out is not None:
             check_target(self.plan_out, inputs=sources if self.dry_run else [*sources, self.target])
+
+    def options(self) -> PlanOptions:
+        """What is asked for, as a plan records it; only what is not so anyway."""
+        search, runtime, linear = self.search, self.runtime, self.linearise
+        names = tuple(Path(library).name for library in runtime.custom_ops)
+        made = PlanOptions(
+            search=SearchRecord(**said(vars(search), vars(SEARCH))),
+            runtime=RuntimeRecord(**said(vars(runtime) | {"custom_ops": names}, vars(AUTO))),
+            probe=self.probe,
+        )
+        if self.limit is not None:
+            made.limit = self.limit.given()
+        if self.data is not None:
+            made.data = data_record(self.data)
+        if linear is not None:
+            limit = None if linear.limit is None else linear.limit.given()
+            made.linearise = LinearRecord(**said(vars(linear) | {"limit": limit}))
+        return made
 
 
 def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) -> CollapseResult:
@@ -148,6 +173,8 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
     plan = _plan(request, opened, progress)
     shorter = _shorten(request, opened, plan, progress)
     plan = shorter.plan
+    if request.made_here:
+        plan.options = request.options()
     merges, refused = shorter.applied.entries()
     if not plan.steps and not plan.linearised and not merges:
         raise NothingToCollapseError(f"No two linear operators of {path} in a row can be merged for a gain.")
@@ -242,5 +269,4 @@ def _fingerprint(request: CollapseRequest, opened: Opened, plan: Plan) -> str:
     """Of the model as it was; a plan that was made for it just now knows it."""
     from lacoot_deploy.graph.model.io import fingerprint
 
-    made_here = request.limit is not None or request.linearise is not None
-    return plan.model_sha256 if made_here and plan.model_sha256 else fingerprint(opened.model)
+    return plan.model_sha256 if request.made_here and plan.model_sha256 else fingerprint(opened.model)

@@ -342,7 +342,7 @@ def healed(job: Job, device: str) -> dict[str, Any]:
     shutil.rmtree(target, ignore_errors=True)
     began = time.perf_counter()
     settings = ("epochs=1" if job.small else "epochs=5", f"device={device}")
-    found = ld.heal(trained(job), job.folder / f"plan-{job.device}.json", target, overrides=settings)
+    found = ld.heal_run(trained(job), job.folder / f"plan-{job.device}.json", target, overrides=settings)
     return {
         "seconds": time.perf_counter() - began,
         "dense": found.dense_val_accuracy,
@@ -437,7 +437,7 @@ def heal_recipe(run: Path, job: Job, epoch: float) -> dict[str, Any]:
     target = run.with_name(run.name + "-healed")
     shutil.rmtree(target, ignore_errors=True)
     settings = (f"epochs={epochs}", f"device={job.device}")
-    ld.heal(run, run.with_name(run.name + "-plan.json"), target, overrides=settings)
+    ld.heal_run(run, run.with_name(run.name + "-plan.json"), target, overrides=settings)
     found = ld.compare(run / "model.onnx", target / "model.onnx", ld.DataOptions(data))
     return {"epochs": epochs, "accuracy": found.accuracy.model_dump()}
 
