@@ -60,16 +60,8 @@ class Batching:
         """
         if self.size < 1:
             raise InputError(f"The batch size must be at least 1, not {self.size}.")
-        total = len(samples)
-        for start, feeds in zip(range(0, total, self.size), samples.batches(self.size), strict=True):
-            real = min(self.size, total - start)
-            if self.exact and real < self.size:
-                feeds = {
-                    name: a
-                    if name in samples.shared
-                    else np.concatenate([a, np.repeat(a[-1:], self.size - real, axis=0)])
-                    for name, a in feeds.items()
-                }
+        batches = samples.batches(self.size, full=self.exact)
+        for (start, real), feeds in zip(samples.parts(self.size), batches, strict=True):
             yield Batch(start, real, self.size if self.exact else real, feeds)
 
 
@@ -213,6 +205,13 @@ def check_samples(samples: Samples) -> None:
         InputError: Naming the input, the sample and the place.
     """
     for name, values in samples.feeds.items():
+        for number, part in enumerate(getattr(values, "parts", ())):
+            if part.dtype.kind == "f" and np.isnan(part).any():
+                raise InputError(
+                    f"Input {name!r} is nan in sample {samples.number(number)}; mend it, or leave it out."
+                )
+        if not isinstance(values, np.ndarray):
+            continue
         if values.dtype.kind != "f" or not np.isnan(values.sum(dtype=np.float64)):
             continue
         wrong = np.argwhere(np.isnan(values))
