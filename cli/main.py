@@ -15,10 +15,23 @@ import click
 
 from lacoot_deploy import __version__
 from lacoot_deploy.errors import LacootError
+from lacoot_deploy.threads import waiting_threads_sleep
 
 from .render import echo, printable, styled
 
-COMMANDS = ("train", "export", "inspect", "measure", "collapse", "compare", "bench", "report", "doctor")
+COMMANDS = (
+    "train",
+    "export",
+    "inspect",
+    "measure",
+    "collapse",
+    "heal",
+    "ship",
+    "compare",
+    "bench",
+    "report",
+    "doctor",
+)
 
 
 class LazyGroup(click.Group):
@@ -127,6 +140,7 @@ def main() -> None:
     """Console script."""
     # A graph of thousands of nodes is millions of small objects, none of them garbage: look for cycles less often.
     gc.set_threshold(200_000, 50, 50)
+    waiting_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         # A file's name need not be text.
         if isinstance(stream, io.TextIOWrapper):

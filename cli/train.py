@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .live import progress
-from .options import PATH, output_options
-from .render import note, print_json, say
+from .options import PATH, Command, Headed, Output, declared, output_group
+from .render import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,32 +19,41 @@ if TYPE_CHECKING:
     from lacoot_deploy.workflow.training import TrainSummary
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @click.argument("recipe", type=PATH, required=False)
-@click.option("-o", "--output", "out", type=PATH, required=True, help="Run folder; made if missing.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
+@declared(
+    Headed(
+        "Recipe",
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe.",
+    ),
+    Headed(
+        "Healing",
+        "--heal",
+        "plan_file",
+        type=PATH,
+        metavar="PLAN",
+        help="Fine-tune what this plan leaves of the run given as RECIPE.",
+    ),
+    Headed("Healing", "--trust", is_flag=True, help="Import the python: model that the run names."),
 )
-@click.option(
-    "--heal",
-    "plan_file",
-    type=PATH,
-    metavar="PLAN",
-    help="Fine-tune what this plan leaves of the run given as RECIPE.",
+@output_group(
+    Headed(
+        "Output", "-o", "--output", "folder", type=PATH, required=True, help="Run folder; made if missing."
+    ),
+    Headed("Output", "--resume", is_flag=True, help="Go on with the interrupted run in the folder."),
 )
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
-@click.option("--trust", is_flag=True, help="With --heal: import the python: model that the run names.")
-@output_options
 def command(
     recipe: Path | None,
-    out: Path,
+    folder: Path,
     settings: tuple[str, ...],
     plan_file: Path | None,
     resume: bool,
     trust: bool,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    out: Output,
 ) -> None:
     """Train with the MSWD penalty, so that blocks become removable.
 
@@ -69,65 +77,77 @@ def command(
       lacoot-deploy train runs/resnet20 --heal plan.json -o runs/healed
       lacoot-deploy train samples/recipes/easier-digits.toml -o runs/easier
     """
+    if plan_file is not None:
+        _heal(recipe, plan_file, folder, settings, resume, trust, out)
+        return
     from lacoot_deploy.workflow.training import is_main_process, train
 
-    with progress(quiet=quiet, what="at work") as told:
-        reporter = _reporter(told, quiet=quiet)
-        if plan_file is not None:
-            healed = _heal(recipe, plan_file, out, settings, resume, trust, reporter)
-        else:
-            trained = train(
-                recipe,
-                out,
-                overrides=settings,
-                resume=resume,
-                progress=reporter,
-                note=reporter.note,
-                planning=told,
-            )
-    if not is_main_process():
-        return
-    if as_json:
-        print_json(trained if plan_file is None else healed)
-        return
-    for line in train_lines(trained) if plan_file is None else heal_lines(healed):
-        say(line)
-    if plan_file is None and trained.plan is not None:
-        note(f"Next: lacoot-deploy collapse {trained.model}", quiet=quiet)
+    with out.progress("at work") as told:
+        reporter = _reporter(told, out)
+        summary = train(
+            recipe,
+            folder,
+            overrides=settings,
+            resume=resume,
+            progress=reporter,
+            note=reporter.note,
+            planning=told,
+        )
+    if is_main_process():
+        following = () if summary.plan is None else (f"Next: lacoot-deploy collapse {summary.model}",)
+        out.result(summary, lambda done: say_all(train_lines(done)), notes=following)
 
 
 def _heal(
     run: Path | None,
     plan_file: Path,
-    out: Path,
+    folder: Path,
     settings: tuple[str, ...],
     resume: bool,
     trust: bool,
-    reporter: Any,
-) -> HealSummary:
-    from lacoot_deploy.workflow.healing import heal
+    out: Output,
+) -> None:
+    from lacoot_deploy.workflow.healing import heal_run
+    from lacoot_deploy.workflow.training import is_main_process
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
-    return heal(run, plan_file, out, overrides=settings, resume=resume, trust=trust, progress=reporter)
+    with out.progress("at work") as told:
+        summary = heal_run(
+            run,
+            plan_file,
+            folder,
+            overrides=settings,
+            resume=resume,
+            trust=trust,
+            progress=_reporter(told, out),
+        )
+    if is_main_process():
+        out.result(summary, lambda done: say_all(heal_lines(done)))
 
 
-def _reporter(told: Callable[[int, int, str], None], *, quiet: bool) -> Any:
+def _reporter(told: Callable[[int, int, str], None], out: Output) -> Any:
     """One line an epoch on stderr; within an epoch, on a terminal, how far it is."""
     from lacoot_deploy.training.run import Progress
 
     class Reporter(Progress):
         def note(self, text: str) -> None:
-            note(text, quiet=quiet)
+            out.note(text)
 
         def step(self, epoch: int, step: int, steps: int) -> None:
             if step == steps or step % 5 == 0:
                 told(step, steps, f"epoch {epoch}")
 
         def epoch(self, report: EpochReport) -> None:
-            note(epoch_line(report), quiet=quiet)
+            out.note(epoch_line(report))
 
     return Reporter()
+
+
+def say_all(lines: list[str]) -> None:
+    """One line after the other."""
+    for line in lines:
+        say(line)
 
 
 def train_lines(summary: TrainSummary) -> list[str]:
@@ -143,11 +163,14 @@ def train_lines(summary: TrainSummary) -> list[str]:
         ]
     if plan is None:
         return [f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop."]
-    confirming = plan.evidence["confirming"]
-    return [
-        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
-        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
-    ]
+    line = (
+        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)})"
+    )
+    found = plan.evidence.confirming
+    scores = [] if found is None else [one.shown for one in (found.dense, found.collapsed) if one is not None]
+    if len(scores) == 2 and None not in scores:
+        line += f"; validation accuracy {scores[0]:.2f} -> {scores[1]:.2f} %"
+    return [f"{line}."]
 
 
 def heal_lines(summary: HealSummary) -> list[str]:

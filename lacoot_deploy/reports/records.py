@@ -311,6 +311,28 @@ class Reproduction(BaseModel):
     machine: list[Fact] = Field(default_factory=list)
 
 
+class Shipped(BaseModel):
+    """One file that `ship` made of the networks.
+
+    Attributes:
+        name: The network and its conversion.
+        verdict: `shipped`, `left out` or `failed`.
+        reason: Why it is not shipped; None where it is.
+        score: On samples that chose nothing; None where it was not measured.
+        drop: Against the dense float32 file, with its 95 % interval.
+        speedup: Over the dense float32 file, with its 95 % interval.
+        file_bytes: On disk.
+    """
+
+    name: str
+    verdict: str
+    reason: str | None = None
+    score: float | None = None
+    drop: tuple[float, float, float] | None = None
+    speedup: tuple[float, float, float] | None = None
+    file_bytes: int | None = None
+
+
 class ReportDocument(BaseModel):
     """What `report --json` prints.
 
@@ -327,6 +349,7 @@ class ReportDocument(BaseModel):
         drift: Drift by output.
         worst: Samples that differ most.
         samples: Samples that drift and worst samples were taken from.
+        shipped: Files that `ship` made; empty where it was not used.
         reproduction: How to get the same again.
         missing: For each section without data, one sentence that says which command gives it.
         notes: What a reader should know.
@@ -345,6 +368,7 @@ class ReportDocument(BaseModel):
     drift: list[Drift] = Field(default_factory=list)
     worst: list[Sample] = Field(default_factory=list)
     samples: int | None = None
+    shipped: list[Shipped] = Field(default_factory=list)
     reproduction: Reproduction = Field(default_factory=Reproduction)
     missing: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)

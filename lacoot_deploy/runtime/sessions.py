@@ -18,6 +18,7 @@ from lacoot_deploy.runtime.messages import load_error, run_error
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.placement import Placement, placements, shape_arithmetic_nodes
 from lacoot_deploy.runtime.providers import CPU, CUDA, explain, full_name, preload_cuda, quiet, short_name
+from lacoot_deploy.runtime.reading import is_ort
 
 if TYPE_CHECKING:
     import onnx
@@ -92,7 +93,7 @@ class Session:
         try:
             values = self.ort.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise run_error(self.label, error) from error
+            raise run_error(self.label, error, feeds) from error
         return dict(zip(names, values, strict=True))
 
     def fallback_nodes(self) -> tuple[Placement, ...]:
@@ -271,6 +272,8 @@ def _content(
 
 def _shape_nodes(model: onnx.ModelProto | Path | str) -> frozenset[str]:
     if isinstance(model, (Path, str)):
+        if is_ort(Path(model)):
+            return frozenset()
         import onnx
 
         model = onnx.load(str(model), load_external_data=False)

@@ -1,12 +1,12 @@
-"""From the blocks of the ONNX graph to the modules of the PyTorch model, and the values at their two ends."""
+"""From the blocks of the ONNX graph to the modules and sums of the PyTorch model, and the values at their two ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -14,30 +14,31 @@ from torch import nn
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.training.export import evaluating, to_onnx, values_of
-
-MATCH_TOLERANCE = 1e-3
-"""Largest relative difference between a module's value and the ONNX value it is taken for."""
+from lacoot_deploy.training.sums import CallRecord, SumPlace, SumWatch, calls_in_training, find_sum, same
 
 
 @dataclass(frozen=True)
 class TrackedBlock:
-    """A block of the graph and the module that computes exactly it.
+    """A block of the graph and what computes exactly it in PyTorch.
 
     Attributes:
         block: As discovery found it in the exported graph.
-        module: The submodule whose first argument and result are the block's input and output.
+        module: The submodule whose first argument and result are the block's input and output; None where it is a sum
+            in another module's own forward.
         copy_input: The module's input is changed in place later on and must be copied when captured.
         copy_output: Likewise its output.
+        place: That sum, where there is no module.
     """
 
     block: Block
-    module: nn.Module
+    module: nn.Module | None
     copy_input: bool = False
     copy_output: bool = False
+    place: SumPlace | None = None
 
     @property
     def name(self) -> str:
-        """The block's name, which is the module's path."""
+        """The block's name: the module's path, or that of the merge."""
         return self.block.name
 
 
@@ -46,9 +47,9 @@ class LocatedBlocks:
     """What was found in a model.
 
     Attributes:
-        tracked: Blocks that a bypass can delete, each with its module.
+        tracked: Blocks that a bypass can delete, each with its module or sum.
         blocks: Everything that discovery found.
-        missed: Name and reason of each bypassable block that no module computes exactly.
+        missed: Name and reason of each bypassable block that nothing in PyTorch computes exactly.
         exported: The exported model.
     """
 
@@ -74,17 +75,35 @@ class LocatedBlocks:
 
 
 class BlockCapture:
-    """Forward hooks that keep a block's input and output while `enabled`; nothing is computed in them.
+    """Keeps the input and output of blocks in the forward passes of `watching`; nothing is computed for it.
 
     Attributes:
-        enabled: Whether forward passes are recorded.
         values: Block name to (input, output) of the last recorded forward pass.
     """
 
     def __init__(self, tracked: Sequence[TrackedBlock]) -> None:
         self.enabled = False
         self.values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._handles = [t.module.register_forward_hook(self._hook(t), with_kwargs=True) for t in tracked]
+        self._places = {t.name: t.place for t in tracked if t.place is not None}
+        self._handles = [
+            t.module.register_forward_hook(self._hook(t), with_kwargs=True)
+            for t in tracked
+            if t.module is not None
+        ]
+
+    @contextmanager
+    def watching(self, wanted: bool = True) -> Iterator[None]:
+        """Context whose forward pass is recorded, unless it is not wanted."""
+        self.enabled = wanted
+        try:
+            if wanted and self._places:
+                with SumWatch(self._places) as sums:
+                    yield
+                self.values |= sums.values
+            else:
+                yield
+        finally:
+            self.enabled = False
 
     def _hook(self, tracked: TrackedBlock) -> Any:
         name, copy_input, copy_output = tracked.name, tracked.copy_input, tracked.copy_output
@@ -127,15 +146,37 @@ def locate_blocks(model: nn.Module, example: torch.Tensor) -> LocatedBlocks:
     bypassable = [block for block in blocks if block.collapsible and Form.BYPASS in block.forms]
     wanted = sorted({name for block in bypassable for name in (block.input, block.output)})
     truth = values_of(proto, wanted, example.numpy()) if wanted else {}
-    tracked: list[TrackedBlock] = []
-    missed: list[tuple[str, str]] = []
-    for block in bypassable:
-        found = _match(model, example, block, truth)
-        if isinstance(found, str):
-            missed.append((block.name, found))
-        else:
-            tracked.append(found)
+    matched = {block.name: _match(model, example, block, truth) for block in bypassable}
+    lost = [block for block in bypassable if isinstance(matched[block.name], str)]
+    matched |= _sums(model, example, lost, truth) if lost else {}
+    tracked = [found for found in matched.values() if isinstance(found, TrackedBlock)]
+    missed = [(name, found) for name, found in matched.items() if isinstance(found, str)]
     return LocatedBlocks(tuple(tracked), blocks, tuple(missed), proto)
+
+
+def _sums(
+    model: nn.Module, example: torch.Tensor, blocks: Sequence[Block], truth: Mapping[str, Any]
+) -> dict[str, TrackedBlock | str]:
+    """Blocks that no module is, as sums in a module's own forward, or what has to be changed for that."""
+    found: dict[str, TrackedBlock | str] = {}
+    record = CallRecord(truth[name].shape for block in blocks for name in (block.input, block.output))
+    with evaluating(model), torch.no_grad(), record:
+        model(example)
+    trained = calls_in_training(model, example)
+    for block in blocks:
+        place = find_sum(record.seen, truth[block.input], truth[block.output])
+        if place is None:
+            found[block.name] = (
+                "its sum is no call of PyTorch's that could be watched; put block and sum into a module of their own"
+            )
+            continue
+        found[block.name] = TrackedBlock(block, None, place=place)
+        if any(trained[name] != record.counts[name] for name in (place.merge.name, place.end.name)):
+            found[block.name] = (
+                "the forward in which its sum is written takes another way in training; put block and sum into a "
+                "module of their own"
+            )
+    return found
 
 
 def _match(model: nn.Module, example: torch.Tensor, block: Block, truth: Any) -> TrackedBlock | str:
@@ -146,9 +187,8 @@ def _match(model: nn.Module, example: torch.Tensor, block: Block, truth: Any) ->
         return f"the model has no submodule {block.name!r}"
     capture = BlockCapture([TrackedBlock(block, module, copy_input=False, copy_output=False)])
     copies = BlockCapture([TrackedBlock(block, module, copy_input=True, copy_output=True)])
-    capture.enabled = copies.enabled = True
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), capture.watching(), copies.watching():
             model(example)
     finally:
         capture.remove()
@@ -162,15 +202,10 @@ def _match(model: nn.Module, example: torch.Tensor, block: Block, truth: Any) ->
         expected = truth[name]
         if tuple(value.shape) != expected.shape:
             return f"the {what} of module {block.name} has another shape than the block's"
-        if not _close(value.numpy(), expected):
+        if not same(value.numpy(), expected):
             return f"the {what} of module {block.name} is not the block's {what}"
     # An in-place operation further on would change what was captured: then it has to be copied.
     changed = [
         not torch.equal(kept, copied) for kept, copied in zip(capture.values[block.name], ends, strict=True)
     ]
     return TrackedBlock(block, module, copy_input=changed[0], copy_output=changed[1])
-
-
-def _close(value: Any, expected: Any) -> bool:
-    scale = max(float(np.abs(expected).max(initial=0)), 1e-6)
-    return bool(np.abs(value - expected).max(initial=0) <= MATCH_TOLERANCE * scale)

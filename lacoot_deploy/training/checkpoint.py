@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from lacoot_deploy.training.recipe import Recipe, check_recipe
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 CHECKPOINT_KEY = "lacoot.checkpoint"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: settings of a method stand in a section of the recipe."""
 
 
 class CheckpointHeader(BaseModel):
@@ -38,6 +39,7 @@ class CheckpointHeader(BaseModel):
         seconds: Training time so far.
         history: What was cut out of the network before, for the manifest.
         rounds: How far a method of rounds is; None for a method without.
+        threads: Threads that the CPU was found to be fastest with; None where nobody tried.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -48,10 +50,11 @@ class CheckpointHeader(BaseModel):
     classes: list[str]
     channels: int
     preprocessing: PreprocessingRecord
-    optimizer: dict[str, Any]
+    optimizer: dict[str, Any] = Field(default_factory=dict)
     seconds: float
     history: list[CollapseRecord] = Field(default_factory=list)
     rounds: MethodState | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,12 @@ class Checkpoint:
         return check_recipe(self.header.recipe, origin="The checkpoint")
 
 
-def save_checkpoint(
-    target: Path,
-    *,
-    epoch: int,
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    channels: int,
-    preprocessing: PreprocessingRecord,
-    weights: Mapping[str, torch.Tensor],
-    optimizer: Mapping[str, Any],
-    examples: torch.Tensor,
-    seconds: float,
-    history: Sequence[CollapseRecord] = (),
-    rounds: MethodState | None = None,
-    good: Mapping[str, torch.Tensor] | None = None,
-) -> None:
+def save_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all.
+
+    Args:
+        target: The file.
+        checkpoint: What to write; its header's `optimizer` is made here from the optimiser's state.
 
     Raises:
         InputError: It cannot be written; the one that was there stays.
@@ -107,21 +99,11 @@ def save_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {f"model/{name}": value for name, value in weights.items()}
-    tensors |= {f"good/{name}": value for name, value in (good or {}).items()}
-    tensors["examples"] = examples
-    described = _store(optimizer, "optimizer", tensors)
-    header = CheckpointHeader(
-        epoch=epoch,
-        recipe=recipe.model_dump(mode="json"),
-        classes=list(classes),
-        channels=channels,
-        preprocessing=preprocessing,
-        optimizer=described,
-        seconds=seconds,
-        history=list(history),
-        rounds=rounds,
-    )
+    tensors = {f"model/{name}": value for name, value in checkpoint.weights.items()}
+    tensors |= {f"good/{name}": value for name, value in checkpoint.good.items()}
+    tensors["examples"] = checkpoint.examples
+    described = _store(checkpoint.optimizer, "optimizer", tensors)
+    header = checkpoint.header.model_copy(update={"optimizer": described})
     # safetensors refuses tensors that share memory, as tied weights do: each name gets its own copy.
     owned = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with atomic_path(target) as temporary:

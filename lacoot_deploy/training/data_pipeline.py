@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from lacoot_deploy.data import ImageSet, load_images
+from lacoot_deploy.data import ImageSet
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.manifest import PreprocessingRecord
-from lacoot_deploy.training.recipe import Recipe
 
 CROP_PAD = 4
 
-
-def recipe_images(recipe: Recipe, *, size: tuple[int, int] | None = None) -> tuple[ImageSet, ImageSet]:
-    """The training and validation images that a recipe stands for, its `limit` applied to both alike.
-
-    Args:
-        recipe: Gives source, share of validation, limit and seed.
-        size: Height and width that images are resized to; None keeps their own.
-
-    Raises:
-        InputError: The data cannot be used.
-    """
-    train, val = (
-        load_images(recipe.data, part, size=size, val_fraction=recipe.val_fraction)
-        for part in ("train", "val")
-    )
-    if recipe.limit is None or recipe.limit >= len(train):
-        return train, val
-    share = recipe.limit / len(train)
-    return _some(train, recipe.limit, recipe.seed), _some(val, max(round(share * len(val)), 1), recipe.seed)
-
-
-def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
-    return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
+ORDER, AUGMENT, DIRECTIONS = 0, 1, 2
+"""Streams of random numbers within an epoch."""
 
 
 class DeviceImages:
@@ -136,7 +113,7 @@ class DeviceImages:
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> torch.Tensor:
     """The order of the images in an epoch, int64 [count]; a function of seed and epoch alone."""
-    return torch.randperm(count, generator=seeded(seed, epoch, 0))
+    return torch.randperm(count, generator=seeded(seed, epoch, ORDER))
 
 
 def seeded(seed: int, epoch: int, stream: int, *, device: torch.device | str = "cpu") -> torch.Generator:

@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from lacoot_deploy.errors import InputError, VerificationError
 from lacoot_deploy.manifest import Manifest, write_manifest
+from lacoot_deploy.version import __version__
 
 OPSET = 20
 INPUT_NAME = "input"
@@ -89,7 +89,7 @@ def to_onnx(model: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
             f"The model has {len(proto.graph.output)} outputs; a classifier with one is expected."
         )
     strip_metadata(proto)
-    proto.producer_name, proto.producer_version = "lacoot-deploy", _version()
+    proto.producer_name, proto.producer_version = "lacoot-deploy", __version__
     proto.model_version = 0
     return proto
 
@@ -266,15 +266,3 @@ class _quiet:  # noqa: N801 (reads as an adverb in `with`)
     def __exit__(self, *_: object) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):
             logger.setLevel(level)
-
-
-def producer() -> str:
-    """This program and its version, as records name it."""
-    return f"lacoot-deploy {_version()}"
-
-
-def _version() -> str:
-    try:
-        return version("lacoot-deploy")
-    except PackageNotFoundError:
-        return "0"

@@ -17,15 +17,13 @@ from lacoot_deploy.manifest import BlockRecord, Manifest, SourceRecord
 from lacoot_deploy.training.blocks import LocatedBlocks, locate_blocks
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages
-from lacoot_deploy.training.export import Drift, export_module, producer
+from lacoot_deploy.training.export import Drift, export_module
 from lacoot_deploy.training.measure import measure_blocks
 from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.weights import restore_weights
 from lacoot_deploy.userfunctions import check_trust
-
-EXAMPLES = 8
-"""About as many validation images are kept in a checkpoint, so that an export can be checked on real input anywhere."""
+from lacoot_deploy.version import PRODUCER
 
 DISTANCES_NAME = "distances.json"
 
@@ -104,7 +102,7 @@ def restore_run(recorded: Checkpoint) -> tuple[torch.nn.Module, torch.Tensor]:
 def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> Manifest:
     recipe, rounds = recorded.recipe, recorded.header.rounds
     return Manifest(
-        producer=producer(),
+        producer=PRODUCER,
         source=SourceRecord(
             model=recipe.model,
             checkpoint_sha256=digest,
@@ -121,7 +119,7 @@ def _manifest(recorded: Checkpoint, digest: str, blocks: list[BlockRecord]) -> M
 
 def _portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it may be published: file names without the folders of this machine."""
-    settings = recipe.model_dump(mode="json")
+    settings = recipe.flat()
     kind, colon, path = recipe.data.partition(":")
     settings["data"] = kind + colon + (Path(path).name if kind != "python" else path)
     if recipe.weights is not None:

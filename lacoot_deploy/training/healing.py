@@ -14,9 +14,10 @@ from lacoot_deploy.errors import UsageError, VerificationError
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.training.checkpoint import Checkpoint
+from lacoot_deploy.training.cuts import CutSetting
 from lacoot_deploy.training.export import check_against
 from lacoot_deploy.training.models import build_model
-from lacoot_deploy.training.recipe import CutSetting, Recipe
+from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.refits import refitted_weights
 
 HEALING: dict[str, Any] = {

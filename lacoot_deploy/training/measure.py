@@ -71,11 +71,11 @@ def _collect(
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {block.name: [] for block in group}
     capture = BlockCapture(group)
-    capture.enabled = True
     try:
         with evaluating(model):
             for indices in torch.split(chosen, BATCH):
-                model(images.batch(indices)[0])
+                with capture.watching():
+                    model(images.batch(indices)[0])
                 for name, pair in capture.take().items():
                     parts[name].append(pair)
     finally:

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.transport import max_sliced_wasserstein_each
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@dataclass(frozen=True)
+class DistanceOptions:
+    """How the distance is estimated.
+
+    Attributes:
+        p: Order of the Wasserstein distance.
+        estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
+        projections: Number of random directions.
+        stride: n > 1 looks only at every n-th row and column of activations.
+    """
+
+    p: float = 2.0
+    estimator: Literal["sampled", "ascent"] = "sampled"
+    projections: int = 50
+    stride: int = 1
+
+
 def block_penalty(
     values: Mapping[str, tuple[Tensor, Tensor]],
-    recipe: Recipe,
+    options: DistanceOptions,
     generator: torch.Generator | None = None,
     *,
     group: ProcessGroup | None = None,
@@ -26,7 +43,7 @@ def block_penalty(
 
     Args:
         values: Input and output of each block, [n, ...] each; any floating-point type.
-        recipe: Gives the estimator, p, the number of projections and the stride.
+        options: How it is estimated.
         generator: Source of the directions; fresh ones are drawn for every block.
         group: Processes that share the batch: the distances are those of the whole batch, of which only
             projections travel, and the average of the processes' gradients is the gradient of the value.
@@ -36,10 +53,10 @@ def block_penalty(
     """
     return max_sliced_wasserstein_each(
         list(values.values()),
-        p=recipe.p,
-        estimator=recipe.estimator,
-        projections=recipe.projections,
+        p=options.p,
+        estimator=options.estimator,
+        projections=options.projections,
         generator=generator,
-        stride=recipe.penalty_stride,
+        stride=options.stride,
         group=group,
     ).mean()

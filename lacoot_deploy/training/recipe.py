@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.training.cuts import CutSetting
+from lacoot_deploy.training.methods.base import MethodSettings, RoundsSettings
+from lacoot_deploy.training.methods.registry import METHODS, owners
+from lacoot_deploy.training.penalty import DistanceOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,58 +31,15 @@ else:
     import tomli as tomllib
 
 
-class CutSetting(BaseModel):
-    """What a plan leaves of one block; the values of the repair are weights and travel with them.
-
-    Attributes:
-        block: Path of the module.
-        form: `bypass` leaves nothing of it, `shortcut` its skip path.
-        repair: Kind of the map in its place.
-        axis: Channel axis of the map.
-        rank: Number of axes of the block's value.
-        channels: Channels of the map; 0 for none.
-        low: The value is clipped from below at this; None for not at all.
-        high: And from above at this.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    block: str
-    form: Literal["bypass", "shortcut"] = "bypass"
-    repair: Literal["none", "affine", "linear"] = "none"
-    axis: int = Field(default=1, ge=0)
-    rank: int = Field(default=4, ge=1)
-    channels: int = Field(default=0, ge=0)
-    low: float | None = None
-    high: float | None = None
-
-
-ROUNDS = ("easier", "nepenthe", "tlc", "layercollapse")
-"""Methods that make activations linear in rounds."""
-
-BELONGING: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        (
-            *("penalty", "penalty_schedule", "penalty_initial", "penalty_start", "penalty_end"),
-            *("penalty_stride", "penalty_blocks"),
-        ),
-        ("lacoot",),
-    ),
-    (("rounds", "round_epochs", "round_lr", "only", "move_padding", "merge"), ROUNDS),
-    (("per_round",), ("easier", "tlc", "layercollapse")),
-    (("zeta", "prune_limit"), ("nepenthe",)),
-    (("slope_penalty", "slope_rate", "slope_tolerance", "slope_layers"), ("layercollapse",)),
-)
-"""Settings that only some methods know."""
-
-
 class Recipe(BaseModel):
     """Settings of one training run; without a file it is the digits demo.
 
     Attributes:
-        method: The training method; `lacoot` is cross-entropy plus lambda times the mean distance over blocks.
-            The others train the network and then make its activations linear in rounds: `easier`, `nepenthe`, `tlc`
-            and `layercollapse`.
+        method: The training method, by its name in the registry; `lacoot` is cross-entropy plus lambda times the mean
+            distance over blocks. Others train the network and then make its activations linear in rounds: `easier`,
+            `nepenthe`, `tlc` and `layercollapse`.
+        settings: Those of the method alone: a section of its name in the file, `[easier]`. Their bare names beside the
+            other settings are read too.
         model: A name in the registry, `torchvision:NAME`, `timm:NAME` or `python:module:function`.
         model_args: Keyword arguments for the model's constructor.
         linear: Activations that are identities from the start: the control of the methods that make them so.
@@ -102,46 +73,25 @@ class Recipe(BaseModel):
         warmup: Epochs of linear warm-up; fractions allowed.
         label_smoothing: Share of the target spread over all classes.
         clip: Largest gradient norm; None for no clipping.
-        penalty: lambda, the weight of the penalty; 0 trains plainly, whatever the settings below say.
-        penalty_schedule: `constant`, or `linear` or `cosine` from the initial weight to lambda between start and end.
-        penalty_initial: That initial weight: 0 to let the penalty rise, more than lambda to let it fall.
-        penalty_start: Share of the training at which the penalty sets in.
-        penalty_end: Share of the training at which the penalty reaches lambda.
-        penalty_stride: n > 1 looks only at every n-th row and column of activations.
-        penalty_blocks: Names of the blocks to penalise; empty for all that a bypass can remove.
         estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
         p: Order of the Wasserstein distance.
         projections: Number of random directions.
         seed: Seed of weights, order, augmentation and directions.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        threads: Threads on the CPU; None to find the fastest number by trying, again when steps have become slow. On
+            another number the sums of a run are rounded otherwise; a resumed run takes the number that it had.
         precision: `fp32`, or `bf16` for autocast.
         channels_last: Memory format of convolutional activations; the faster one on most devices.
         compile: Use `torch.compile`.
         measure_samples: Validation images on which the distances of the manifest are measured.
         max_drop: Accuracy in points that the recommended plan may cost on validation data; a method of rounds stops
             where it is exceeded and keeps the last good network.
-        rounds: Most rounds after the dense training; None for the method's own number (9 for nepenthe and
-            layercollapse, as many as there are activations for the others).
-        round_epochs: Epochs of each; None for as many as the dense training has.
-        round_lr: Peak learning rate of each; None for `lr`.
-        per_round: Activations that one round makes linear (easier, tlc, layercollapse).
-        only: Activations that may go; empty for all that can.
-        move_padding: Move the padding of a convolution to the one before it when the activation between them goes, so
-            that they merge exactly.
-        merge: Which linear neighbours become one in the exported file: those where it is `cheaper`, `always`, `never`.
-        zeta: Share of the non-zero weights that a round prunes (nepenthe).
-        prune_limit: Largest share of one layer's non-zero weights that a round prunes (nepenthe).
-        slope_penalty: Weight of the sum of (1 - slope)^2 (layercollapse).
-        slope_rate: Factor on the learning rate of slopes (layercollapse), which AdamW moves by no more than the rate in
-            a step.
-        slope_tolerance: An activation goes when its slope is nearer to 1 than this (layercollapse).
-        slope_layers: Activations that get a slope: those between linear layers (`fc`), or between convolutions too
-            (`all`, as in Layer Folding).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: Literal["lacoot", "easier", "nepenthe", "tlc", "layercollapse"] = "lacoot"
+    method: str = "lacoot"
+    settings: SerializeAsAny[MethodSettings]
     model: str = "digits-resnet"
     model_args: dict[str, Any] = Field(default_factory=dict)
     linear: tuple[str, ...] = ()
@@ -172,44 +122,52 @@ class Recipe(BaseModel):
     warmup: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
-    penalty: float = Field(default=3.0, ge=0)
-    penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    penalty_initial: float = Field(default=0.0, ge=0)
-    penalty_start: float = Field(default=0.0, ge=0, le=1)
-    penalty_end: float = Field(default=1.0, gt=0, le=1)
-    penalty_stride: int = Field(default=1, ge=1)
-    penalty_blocks: tuple[str, ...] = ()
     estimator: Literal["sampled", "ascent"] = "sampled"
     p: float = Field(default=2.0, ge=1)
     projections: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
     measure_samples: int = Field(default=512, ge=2)
     max_drop: float = Field(default=1.0, ge=0)
-    rounds: int | None = Field(default=None, ge=1)
-    round_epochs: int | None = Field(default=None, ge=1)
-    round_lr: float | None = Field(default=None, gt=0)
-    per_round: int = Field(default=1, ge=1)
-    only: tuple[str, ...] = ()
-    move_padding: bool = False
-    merge: Literal["always", "cheaper", "never"] = "cheaper"
-    zeta: float = Field(default=0.5, gt=0, lt=1)
-    prune_limit: float = Field(default=1.0, gt=0, le=1)
-    slope_penalty: float = Field(default=0.1, gt=0)
-    slope_rate: float = Field(default=1.0, gt=0)
-    slope_tolerance: float = Field(default=0.05, gt=0, lt=1)
-    slope_layers: Literal["fc", "all"] = "fc"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Any) -> None:
+            """As `model_validate`: the bare names of a method's settings are taken too."""
 
     @model_validator(mode="before")
     @classmethod
-    def _penalty_of_lacoot(cls, data: Any) -> Any:
-        """Without a word about it only lacoot has a penalty."""
-        if isinstance(data, dict) and data.get("method", "lacoot") != "lacoot":
-            return {"penalty": 0.0} | data
-        return data
+    def _sections(cls, data: Any) -> Any:
+        """The settings of the method, from its section and from bare names, which win; other sections may stand by."""
+        if not isinstance(data, Mapping):
+            return data
+        method = data.get("method", "lacoot")
+        if not isinstance(method, str) or method not in METHODS:
+            raise PydanticCustomError(
+                "method", "Input should be " + " or ".join(", ".join(map(repr, METHODS)).rsplit(", ", 1))
+            )
+        section = data.get(method, data.get("settings", {}))
+        if isinstance(section, MethodSettings):
+            section = section.model_dump()
+        if not isinstance(section, Mapping):
+            raise ValueError(f"{method} is a section of settings, not {section!r}")
+        own, rest = dict(section), {}
+        for name, value in data.items():
+            if name in METHODS[method].settings.model_fields:
+                own[name] = value
+            elif (others := owners(name)) and method not in others:
+                _refuse_foreign(name, value, others, method)
+            elif name not in METHODS and name != "settings":
+                rest[name] = value
+            elif name != method and isinstance(value, Mapping) and name in METHODS:
+                _checked(name, dict(value))
+        if "method" not in data and (lost := [name for name in METHODS if name in data and name != method]):
+            raise ValueError(f"there is a section [{lost[0]}] but no method; set method = {lost[0]!r}")
+        return rest | {"settings": _checked(method, own)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -217,12 +175,6 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
-        if self.penalty_initial > 0 and self.penalty_schedule == "constant":
-            raise ValueError(
-                "penalty_initial needs penalty_schedule linear or cosine, to go from it to the penalty"
-            )
-        if self.penalty_end < self.penalty_start:
-            raise ValueError(f"penalty_end {self.penalty_end} lies before penalty_start {self.penalty_start}")
         if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise")
         if self.warmup > self.epochs and (
@@ -231,27 +183,61 @@ class Recipe(BaseModel):
             raise ValueError(f"warmup {self.warmup} is longer than the training of {self.epochs} epochs")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
-        if self.epochs == 0 and (self.method == "lacoot" or self.weights is None):
-            raise ValueError("epochs = 0 is for a method of rounds that begins with given weights")
-        if self.epochs == 0 and self.round_epochs is None:
-            raise ValueError("epochs = 0 leaves open how long a round is; set round_epochs")
-        for names, methods in BELONGING:
-            for name in names:
-                if self.method not in methods and self._set(name):
-                    owner = " and ".join(methods) if len(methods) < 4 else "the methods of rounds"
-                    raise ValueError(f"{name} belongs to {owner}, and the method is {self.method}")
+        if self.epochs == 0:
+            if not isinstance(self.settings, RoundsSettings) or self.weights is None:
+                raise ValueError("epochs = 0 is for a method of rounds that begins with given weights")
+            if self.settings.round_epochs is None:
+                raise ValueError("epochs = 0 leaves open how long a round is; set round_epochs")
         return self
 
-    def _set(self, name: str) -> bool:
-        """Whether a setting of some methods is not as it is by default; a recipe read back names all of them."""
-        value = getattr(self, name)
-        return bool(value != (0.0 if name == "penalty" else type(self).model_fields[name].default))
+    @model_serializer(mode="wrap")
+    def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The method's settings under its name, as in a file."""
+        data: dict[str, Any] = handler(self)
+        return {self.method if name == "settings" else name: value for name, value in data.items()}
+
+    @property
+    def distance(self) -> DistanceOptions:
+        """How distances are estimated."""
+        return DistanceOptions(self.p, self.estimator, self.projections)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its bare name, as JSON has it."""
+        # As JSON, so that a recipe equals itself read back from a file (lists for tuples).
+        data: dict[str, Any] = self.model_dump(mode="json")
+        own: dict[str, Any] = data.pop(self.method)
+        return data | own
 
     def differing(self, other: Recipe, *, ignore: frozenset[str] = frozenset()) -> list[str]:
         """Names of the settings in which two recipes differ, in the order of the fields."""
-        # As JSON, so that a recipe equals itself read back from a file (lists for tuples).
-        ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return [name for name in ours if name not in ignore and ours[name] != theirs[name]]
+        ours, theirs = self.flat(), other.flat()
+        names = ["method", *ours, *(name for name in theirs if name not in ours)]
+        return [n for n in dict.fromkeys(names) if n not in ignore and ours.get(n) != theirs.get(n)]
+
+
+def _checked(method: str, section: dict[str, Any]) -> MethodSettings:
+    """A method's settings; what is wrong with one is said with its name."""
+    kind = METHODS[method].settings
+    try:
+        return kind.model_validate(section)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, said = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise PydanticCustomError(
+                "unknown_setting", f"{where!r} is no setting of {method}, which has {known}"
+            ) from None
+        raise ValueError(f"{where} = {first['input']!r}: {said}" if where else said) from None
+
+
+def _refuse_foreign(name: str, value: Any, methods: list[str], method: str) -> None:
+    """Refuse a setting of other methods that says something; a recipe read back may name all of them."""
+    silent = 0.0 if name == "penalty" else METHODS[methods[0]].settings.model_fields[name].default
+    if (tuple(value) if isinstance(value, list) else value) == silent:
+        return
+    owner = " and ".join(methods) if len(methods) < 4 else "the methods of rounds"
+    raise ValueError(f"{name} belongs to {owner}, and the method is {method}")
 
 
 DEMO: dict[str, Any] = {"epochs": 50, "penalty": 5.0, "val_fraction": 0.2}
@@ -293,6 +279,8 @@ def apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
         if not inner:
             settings[table] = _value(value)
             continue
+        if table in METHODS:
+            settings.pop(inner[0], None)  # the bare name, which would win
         held = settings.setdefault(table, {})
         if not isinstance(held, dict) or len(inner) > 1:
             raise UsageError(f"{key!r} does not name a setting; {table} holds no {'.'.join(inner)!r}.")
@@ -310,14 +298,19 @@ def check_recipe(settings: dict[str, Any], *, origin: str) -> Recipe:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        known = ", ".join(Recipe.model_fields)
         unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
         if unknown:
             names = ", ".join(map(repr, unknown))
+            entry = METHODS[settings.get("method", "lacoot")].settings
+            known = ", ".join([*(n for n in Recipe.model_fields if n != "settings"), *entry.model_fields])
             raise UsageError(f"{origin}: {names} is no setting; the settings are {known}.") from None
         first = problems[0]
         where = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "unknown_setting":
+            raise UsageError(f"{origin}: {message}.") from None
+        if first["type"] == "method":
+            where, first["input"] = "method", settings["method"]
         if not where:
             raise InputError(f"{origin}: {message}.") from None
         raise InputError(f"{origin}: {where} = {first['input']!r}: {message}.") from None

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.training.recipe import CutSetting
+from lacoot_deploy.training.cuts import CutSetting
+from lacoot_deploy.training.remains import never_negative, trailing_of
 
 # As in the ONNX file, 1/sqrt(variance + epsilon) is exactly 1: the map is exported as one BatchNormalization node.
 EPSILON = 2.0**-10
@@ -62,25 +63,39 @@ class Remainder(nn.Module):
 
 
 class ShortcutOnly(nn.Module):
-    """What is left of a strided or widening block without its branch: relu(shortcut(x))."""
+    """What is left of a strided or widening block without its branch: its shortcut, and what follows the addition."""
 
-    def __init__(self, shortcut: nn.Module) -> None:
+    def __init__(self, shortcut: nn.Module, trailing: list[nn.Module]) -> None:
         super().__init__()
-        self.shortcut = shortcut
+        self.shortcut, self.trailing = shortcut, nn.Sequential(*trailing)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the block's own forward."""
-        return functional.relu(self.shortcut(x))
+        value: torch.Tensor = self.trailing(self.shortcut(x))
+        return value
 
 
 def remove_block(model: nn.Module, name: str) -> None:
-    """Put in place of the named block what its removal leaves: its shortcut if it has one, else an identity.
+    """Put in place of the named block what a cut of the ONNX file leaves of it.
+
+    Of a block with a shortcut that is the shortcut and what follows the addition; of one whose input is passed on as
+    it is, its input, with the ReLU of the block where nothing else tells that it is never negative.
 
     Raises:
-        UsageError: The model has no such submodule.
+        UsageError: The model has no such submodule, or its code does not tell what follows the addition.
     """
     parent, child, shortcut = _find(model, name, "without")
-    setattr(parent, child, nn.Identity() if shortcut is None else ShortcutOnly(shortcut))
+    trailing = trailing_of(parent.get_submodule(child))
+    if shortcut is None:
+        leave_relu = trailing and isinstance(trailing[-1], nn.ReLU) and not never_negative(model, name)
+        setattr(parent, child, nn.ReLU() if leave_relu else nn.Identity())
+        return
+    if trailing is None:
+        raise UsageError(
+            f"without: what follows the addition in block {name} cannot be read from its forward, so what its removal "
+            f"leaves is not known; give the shallow network as a model of its own."
+        )
+    setattr(parent, child, ShortcutOnly(shortcut, trailing))
 
 
 def replace_block(model: nn.Module, cut: CutSetting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,21 @@ from lacoot_deploy.manifest import Manifest, read_manifest
 from lacoot_deploy.training.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from lacoot_deploy.training.finish import finish_run
 from lacoot_deploy.training.loop import EpochReport
-from lacoot_deploy.training.methods.session import RoundsSession
+from lacoot_deploy.training.methods.base import RoundsMethod
+from lacoot_deploy.training.methods.registry import METHODS
+from lacoot_deploy.training.methods.rounds import Rounds
 from lacoot_deploy.training.methods.state import MethodState
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, Start, load_data
+from lacoot_deploy.training.run_data import load_data
+from lacoot_deploy.training.schedule import Epochs, Schedule
+from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, Start
 
 __all__ = ["MODEL_NAME", "Progress", "TrainResult", "describe_device", "train"]
 
 MODEL_NAME = "model.onnx"
 
-# On which device a run goes on is no part of what it computes.
-RESUMABLE_WITH_OTHER = frozenset({"device"})
+# Where a run goes on is no part of what it computes.
+RESUMABLE_WITH_OTHER = frozenset({"device", "threads"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,6 @@ class TrainResult:
         epochs: The figures of every epoch.
         seconds: Training time over all sessions, validation included.
         device: The device it ran on, in words.
-        main: Whether this is the process that writes; with several, the others have nothing left to do.
         rounds: What a method of rounds did; None for a method without.
     """
 
@@ -53,7 +57,6 @@ class TrainResult:
     epochs: tuple[EpochReport, ...]
     seconds: float
     device: str
-    main: bool = True
     rounds: MethodState | None = None
 
     @property
@@ -101,26 +104,24 @@ def train(
         recorded = read_checkpoint(out)
     together = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     progress.note(f"Training on {describe_device(device)}{together} in {recipe.precision}.")
-    try:
+    with _no_empty_folder(out):
         data = load_data(recipe)
-        kind = Session if recipe.method == "lacoot" else RoundsSession
-        session = kind(recipe, out, accelerator, data, progress)
-        reports = session.begin(recorded, start)
-    except BaseException:
-        # Nothing was begun: an empty folder should not look as if something had been. Others' files stay.
-        with contextlib.suppress(OSError):
-            out.rmdir()
-        raise
+        session = Session(recipe, out, accelerator, data, progress)
+        schedule = _schedule(session)
+        schedule.begin(recorded, start)
     try:
-        reports += session.train(len(reports))
+        schedule.train()
         if main:
             finish_run(
                 out / CHECKPOINT_NAME, out / MODEL_NAME, val=data.val, device=device, note=progress.note
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"Interrupted; {out} keeps {session.kept}. Run the same command with --resume to go on."
+            f"Interrupted; {out} keeps {schedule.kept}. Run the same command with --resume to go on."
         ) from None
+    finally:
+        in_words = describe_device(device)
+        session.tempo.end()
     accelerator.wait_for_everyone()
     if began_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -129,12 +130,29 @@ def train(
         model=out / MODEL_NAME,
         checkpoint=out / CHECKPOINT_NAME,
         manifest=_manifest_of(out / MODEL_NAME),
-        epochs=tuple(reports),
+        epochs=tuple(session.reports),
         seconds=session.seconds,
-        device=describe_device(device),
-        main=main,
-        rounds=session.state if isinstance(session, RoundsSession) else None,
+        device=in_words,
+        rounds=session.state,
     )
+
+
+@contextlib.contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Context of what comes before the first file: where it fails, an empty folder does not look as if begun."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # others' files stay
+            out.rmdir()
+        raise
+
+
+def _schedule(session: Session) -> Schedule:
+    """The course that the recipe's method takes."""
+    entry = METHODS[session.recipe.method]
+    method = entry.method(session.recipe.settings)
+    return Rounds(session, method) if isinstance(method, RoundsMethod) else Epochs(session, method)
 
 
 def describe_device(device: torch.device) -> str:
@@ -164,8 +182,8 @@ def _open_folder(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
         if differing:
             name = differing[0]
             raise UsageError(
-                f"The run in {out} was begun with {name} = {getattr(recorded.recipe, name)!r}, not "
-                f"{getattr(recipe, name)!r}; resume it with its own recipe or choose another folder."
+                f"The run in {out} was begun with {name} = {recorded.recipe.flat().get(name)!r}, not "
+                f"{recipe.flat().get(name)!r}; resume it with its own recipe or choose another folder."
             )
         return recorded
     if any((out / name).exists() for name in (CHECKPOINT_NAME, METRICS_NAME, MODEL_NAME)):

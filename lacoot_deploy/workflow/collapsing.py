@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,13 @@ from pydantic import BaseModel, Field
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
-from lacoot_deploy.manifest import Plan, to_json
+from lacoot_deploy.manifest import LinearRecord, Plan, PlanOptions, RuntimeRecord, SearchRecord, to_json
+from lacoot_deploy.manifest.evidence import said
 from lacoot_deploy.numerals import counted
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
 from lacoot_deploy.selection.options import LineariseOptions, PrivateIO, SearchOptions
+from lacoot_deploy.workflow.commands import data_record
 from lacoot_deploy.workflow.decoder_configs import write_configs
 from lacoot_deploy.workflow.history import record_history
 from lacoot_deploy.workflow.inspecting import ModelEntry, Opened, model_entry, open_model
@@ -74,6 +76,7 @@ class CollapseRequest:
         search: What ranks the blocks, and what is put in their place.
         linearise: Which activations become linear, if any.
         runtime: Where trial runs happen.
+        dims: Sizes of free dimensions to time networks at; the others are those of the data.
         probe: Whether shapes may be settled by a run in ONNX Runtime.
         dry_run: Plan only; write no model.
         plan_out: Where to write the plan as JSON.
@@ -90,6 +93,7 @@ class CollapseRequest:
     search: SearchOptions = SEARCH
     linearise: LineariseOptions | None = None
     runtime: Runtime = AUTO
+    dims: Mapping[str, int] = field(default_factory=dict, hash=False)
     probe: bool = True
     dry_run: bool = False
     plan_out: Path | None = None
@@ -104,7 +108,10 @@ class CollapseRequest:
     @cached_property
     def private_io(self) -> PrivateIO:
         """What becomes of inputs and outputs that belong to one block alone; a plan's own word counts."""
-        return self.search.private_io if self.plan_file is None else read_plan(self.plan_file).private_io
+        if self.plan_file is None:
+            return self.search.private_io
+        made = read_plan(self.plan_file).options
+        return (made and made.search and made.search.private_io) or "keep"
 
     @property
     def target(self) -> Path:
@@ -113,6 +120,11 @@ class CollapseRequest:
             return self.output
         name = self.path.stem if self.path.suffix == ".onnx" else self.path.name
         return self.path.with_name(f"{name}.collapsed.onnx")
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the plan is made now, not given or recommended."""
+        return self.limit is not None or self.linearise is not None
 
     def check_targets(self) -> None:
         """Refuse to write over what is read.
@@ -129,6 +141,24 @@ class CollapseRequest:
             check_target(self.target, inputs=sources)
         if self.plan_out is not None:
             check_target(self.plan_out, inputs=sources if self.dry_run else [*sources, self.target])
+
+    def options(self) -> PlanOptions:
+        """What is asked for, as a plan records it; only what is not so anyway."""
+        search, runtime, linear = self.search, self.runtime, self.linearise
+        names = tuple(Path(library).name for library in runtime.custom_ops)
+        made = PlanOptions(
+            search=SearchRecord(**said(vars(search), vars(SEARCH))),
+            runtime=RuntimeRecord(**said(vars(runtime) | {"custom_ops": names}, vars(AUTO))),
+            probe=self.probe,
+        )
+        if self.limit is not None:
+            made.limit = self.limit.given()
+        if self.data is not None:
+            made.data = data_record(self.data)
+        if linear is not None:
+            limit = None if linear.limit is None else linear.limit.given()
+            made.linearise = LinearRecord(**said(vars(linear) | {"limit": limit}))
+        return made
 
 
 def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) -> CollapseResult:
@@ -161,6 +191,8 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
     plan = _plan(request, opened, progress)
     shorter = _shorten(request, opened, plan, progress)
     plan = shorter.plan
+    if request.made_here:
+        plan.options = request.options()
     merges, refused = shorter.applied.entries()
     if not plan.steps and not plan.linearised and not merges:
         raise NothingToCollapseError(f"No two linear operators of {path} in a row can be merged for a gain.")
@@ -204,6 +236,7 @@ def _plan(request: CollapseRequest, opened: Opened, progress: Progress | None) -
             request.search,
             data=request.data,
             runtime=request.runtime,
+            dims=request.dims,
             progress=progress,
         )
     elif request.linearise is not None:
@@ -237,11 +270,12 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     refits = resolve_refits(plan, opened.blocks, records)
     cut = collapse_blocks(opened.model, cuts, refits, folder=opened.path.parent)
-    trials = trials_of(opened, request.runtime)
+    evidence = None
+    if request.linearise is not None and request.data is not None and request.linearise.what is not None:
+        evidence = evidence_for(opened, request.data, request.search.seed)
+    samples = None if evidence is None else evidence.choose
+    trials = trials_of(opened, request.runtime, samples, request.dims)
     if request.linearise is not None:
-        evidence = None
-        if request.data is not None and request.linearise.what is not None:
-            evidence = evidence_for(opened, request.data, request.search.seed)
         plan = plan_activations(
             plan,
             request.linearise,
@@ -256,7 +290,6 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
     private = [name for one in cuts for name in (*one.block.private_inputs, *one.block.private_outputs)]
     if not private:
         return _Shorter(plan, applied, names, only_cut, notes)
-    plan = plan.model_copy(update={"private_io": request.private_io})
     renamed = renumber_io(applied.model, private) if request.private_io == "renumber" else {}
     notes = [*notes, *_private_notes(private, renamed)]
     layers = layer_numbers(private, opened.model.graph)
@@ -279,5 +312,4 @@ def _fingerprint(request: CollapseRequest, opened: Opened, plan: Plan) -> str:
     """Of the model as it was; a plan that was made for it just now knows it."""
     from lacoot_deploy.graph.model.io import fingerprint
 
-    made_here = request.limit is not None or request.linearise is not None
-    return plan.model_sha256 if made_here and plan.model_sha256 else fingerprint(opened.model)
+    return plan.model_sha256 if request.made_here and plan.model_sha256 else fingerprint(opened.model)

@@ -51,7 +51,7 @@ class HealSummary(BaseModel):
     merge: MergeSummary | None = None
 
 
-def heal(
+def heal_run(
     run: str | Path,
     plan_file: str | Path,
     out: str | Path,
@@ -102,7 +102,7 @@ def heal(
     if not plan.steps:
         raise UsageError(f"The plan {plan_file} removes no block, so there is nothing to heal.")
     recorded = read_checkpoint(Path(run))
-    if recorded.recipe.method != "lacoot":
+    if recorded.header.rounds is not None:
         raise UsageError(
             f"{run} was trained with method {recorded.recipe.method}, whose network cannot be healed after a cut; "
             f"collapse its model.onnx, or cut and heal a lacoot run."
@@ -131,7 +131,7 @@ def heal(
     )
     result = train(recipe, Path(out), resume=resume, progress=progress, start=start)
     done = result.manifest.history[-1]
-    merge = None if recipe.method == "lacoot" else merge_run(result, recipe)
+    merge = None if result.rounds is None else merge_run(result, recipe)
     return HealSummary(
         run=str(result.folder),
         model=str(result.model),

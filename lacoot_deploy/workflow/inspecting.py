@@ -155,8 +155,19 @@ def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = 
     return Inspection(
         model=model_entry(path, opened.costs),
         blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
-        notes=[*opened.notes, *notes],
+        notes=[*opened.notes, *notes, *conversion_notes(opened.manifest)],
     )
+
+
+def conversion_notes(manifest: Manifest | None) -> list[str]:
+    """A sentence for each conversion that a manifest records."""
+    return [
+        f"Converted: {record.conversion}"
+        + (f" for {record.target}" if record.target else "")
+        + (f", {len(record.kept_float)} kept in float32" if record.kept_float else "")
+        + "."
+        for record in (manifest.conversions if manifest is not None else [])
+    ]
 
 
 def model_entry(path: str | Path, costs: ModelCosts) -> ModelEntry:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from lacoot_deploy.manifest import CollapseRecord, Manifest, write_manifest
+from lacoot_deploy.version import PRODUCER
 
 if TYPE_CHECKING:
     import onnx
@@ -64,11 +65,13 @@ def merge_run(
     from lacoot_deploy.training.checkpoint import read_checkpoint
     from lacoot_deploy.training.export import check_against
     from lacoot_deploy.training.finish import restore_run
+    from lacoot_deploy.training.methods.base import RoundsSettings
 
     model = load_model(result.model)
     unmerged = result.folder / UNMERGED_NAME
     save_model(model, unmerged)
-    merging = merge_linear(model, recipe.merge)
+    assert isinstance(recipe.settings, RoundsSettings)
+    merging = merge_linear(model, recipe.settings.merge)
     manifest = read_manifest(model, path=result.model) or Manifest()
     record = _record(result, merging, fingerprint(model))
     manifest.history = [*manifest.history, record]
@@ -92,8 +95,6 @@ def merge_run(
 
 
 def _record(result: TrainResult, merging: MergeResult, fingerprint: str) -> CollapseRecord:
-    from lacoot_deploy.training.export import producer
-
     state = result.rounds
     return CollapseRecord(
         model_sha256_before=fingerprint,
@@ -101,7 +102,7 @@ def _record(result: TrainResult, merging: MergeResult, fingerprint: str) -> Coll
         merged=[f"{merge.first} + {merge.second}" for merge in merging.merges if merge.second],
         accuracy_before=None if state is None else state.dense_accuracy,
         accuracy_after=None if state is None else state.good_accuracy,
-        producer=producer(),
+        producer=PRODUCER,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lacoot_deploy.bench.files import total_bytes
+from lacoot_deploy.data.options import portable
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.manifest import CollapseRecord, Plan, parse_plan
@@ -19,6 +20,7 @@ from lacoot_deploy.workflow.inspecting import Opened, open_model
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.shipping.account import Account
     from lacoot_deploy.workflow.benching import BenchReport
 
 MAX_JSON_BYTES = 512 * 1024 * 1024
@@ -123,6 +125,7 @@ class Given:
     benches: list[tuple[str, BenchReport]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     tables: list[ResultsTable] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
 
 
 def read_inputs(paths: Sequence[str | Path]) -> Given:
@@ -175,12 +178,6 @@ def _read_run(folder: Path, given: Given) -> None:
         given.models.append(read_model(model, folder))
 
 
-def portable(spec: str) -> str:
-    """A data specification without the folders of this machine."""
-    kind, colon, path = spec.partition(":")
-    return spec if kind == "python" or not colon else kind + colon + Path(path).name
-
-
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     """A recipe without the folders of this machine."""
     shown = dict(settings)
@@ -210,6 +207,10 @@ def _read_json(path: Path, given: Given) -> None:
         from lacoot_deploy.workflow.benching import BenchReport
 
         given.benches.append((path.name, parsed(BenchReport.model_validate)))
+    elif {"target", "conditions", "files"} <= keys:
+        from lacoot_deploy.shipping.account import Account
+
+        given.accounts.append(parsed(Account.model_validate))
     elif {"plan", "before", "after"} <= keys:
         given.plans.append(parse_plan(json.dumps(document["plan"]), path=path))
     elif {"steps", "limit"} <= keys:
@@ -223,7 +224,7 @@ def _read_json(path: Path, given: Given) -> None:
     else:
         raise InputError(
             f"{path} is nothing that a report is made of: give what 'compare --json', 'bench --json', "
-            f"'collapse --json' or 'collapse --plan-out' wrote, or a table of samples/benchmarks/results."
+            f"'collapse --json', 'collapse --plan-out' or 'ship' wrote, or a table of samples/benchmarks/results."
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacoot_deploy.data.options import DataOptions
+from lacoot_deploy.data.options import DataOptions, portable
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Answer, Point, ReportDocument
@@ -21,7 +21,6 @@ from lacoot_deploy.workflow.report_inputs import (
     Given,
     GivenModel,
     cast,
-    portable,
     read_inputs,
     read_model,
 )
@@ -36,6 +35,7 @@ from lacoot_deploy.workflow.report_parts import (
     refitted_blocks,
     removed_blocks,
     scratch_of,
+    shipped_of,
     title_of,
 )
 from lacoot_deploy.workflow.report_recipe import reproduction_of
@@ -97,8 +97,8 @@ def report(
     given; with `data` and `bench` they are measured here.
 
     Args:
-        inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench` and `collapse`, plans, and tables
-            of samples/benchmarks/results, in any order. The first collapsed file is the one that the answer is about.
+        inputs: Run folders of `train`, ONNX files, JSON results of `compare`, `bench`, `collapse` and `ship`, plans,
+            and tables of samples/benchmarks/results, in any order. The answer is about the first collapsed file.
         output: The HTML file to write; None to write none.
         scratch: The control, the equally shallow network trained from scratch: a run folder or an ONNX file. A run with
             blocks left out (`without`) among the inputs is taken for it.
@@ -311,7 +311,7 @@ def _steps(dense: GivenModel, plan: Plan | None, folder: Path) -> list[tuple[int
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan
 
-    if plan is None or len(plan.steps) < 2 or "after_this_step" not in plan.steps[0].evidence:
+    if plan is None or len(plan.steps) < 2 or plan.steps[0].evidence.after_this_step is None:
         return []
     cuts, _ = resolve_plan(plan, dense.opened.blocks)
     depths = sorted({round(1 + i * (len(cuts) - 1) / (STEPS - 1)) for i in range(STEPS)})
@@ -379,6 +379,7 @@ def _document(
         drift=drift_of(comparison),
         worst=measured.worst or worst_samples(comparison),
         samples=None if comparison is None else comparison.samples,
+        shipped=shipped_of(given.accounts),
         reproduction=reproduction_of(parts, networks, given.trainings, plan, comparison, bench, data),
         notes=[*notes, *(parts.dense.opened.notes if parts.dense is not None else ())],
     )

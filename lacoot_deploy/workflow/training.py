@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from lacoot_deploy.data import ImageSet, Samples, normalise
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, RoundRecord, write_manifest
+from lacoot_deploy.threads import waiting_threads_sleep
 from lacoot_deploy.workflow.inspecting import open_model
 from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 
@@ -97,6 +98,7 @@ def train(
         VerificationError: Training diverged or the export differs from PyTorch.
         ProviderError: CUDA was asked for and is not there.
     """
+    waiting_threads_sleep()
     from lacoot_deploy.training.recipe import load_recipe
     from lacoot_deploy.training.run import train as run
 
@@ -107,7 +109,7 @@ def train(
     result = run(recipe, Path(out), resume=resume, progress=progress)
     # Under `accelerate launch` every process gets here; the file is one process's to finish.
     plan = merge = None
-    if recipe.method != "lacoot":
+    if result.rounds is not None:
         merge = merge_run(result, recipe, note=note)
     elif is_main_process():
         plan = recommend(result, recipe, note=note, planning=planning)
@@ -179,7 +181,7 @@ def recommend(
 def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evidence:
     """Training images to fit on, halves of the validation images to choose and confirm by."""
     from lacoot_deploy.selection.planning import Evidence
-    from lacoot_deploy.training.data_pipeline import recipe_images
+    from lacoot_deploy.training.run_data import recipe_images
 
     def samples(images: ImageSet, limit: int, what: str) -> Samples:
         if len(images) > limit:

@@ -46,9 +46,9 @@ from lacoot_deploy.selection.criteria import CRITERIA, recorded_scores
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.search import greedy
-from lacoot_deploy.training.data_pipeline import recipe_images
 from lacoot_deploy.training.recipe import Recipe, load_recipe
 from lacoot_deploy.training.run import Progress, train
+from lacoot_deploy.training.run_data import recipe_images
 from lacoot_deploy.workflow.inspecting import open_model, recorded_distances
 from lacoot_deploy.workflow.training import training_evidence
 
@@ -82,7 +82,7 @@ class Reporter(Progress):
 
 def variants(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The settings of each training, by the name of its folder."""
-    main = f"lambda-{recipe.penalty:g}"
+    main = f"lambda-{recipe.flat()['penalty']:g}"
     found: dict[str, dict[str, Any]] = {"dense": {"penalty": 0.0}, main: {}}
     found |= {f"lambda-{value:g}": {"penalty": value} for value in arguments.lambdas}
     found |= {f"{main}-{kind}": {"penalty_schedule": kind} for kind in arguments.schedules}
@@ -208,7 +208,7 @@ def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int, r
         )
     if not (run / "model.onnx").is_file():
         started = (run / "checkpoint.safetensors").is_file()
-        ld.heal(
+        ld.heal_run(
             folder / name,
             plan,
             run,

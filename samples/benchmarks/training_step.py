@@ -63,8 +63,8 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
 
     def step(penalty: Callable[[Values], Tensor] | None) -> None:
         optimizer.zero_grad(set_to_none=True)
-        capture.enabled = penalty is not None
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+        half = torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
+        with capture.watching(penalty is not None), half:
             logits = network(images)
         loss = functional.cross_entropy(logits.float(), labels)
         values = capture.take()
@@ -76,7 +76,7 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], None]],
 
     kinds = {
         "plain": lambda: step(None),
-        "ours": lambda: step(lambda values: block_penalty(values, recipe, generator)),
+        "ours": lambda: step(lambda values: block_penalty(values, recipe.distance, generator)),
     }
     if not arguments.no_original:
         kinds["original"] = lambda: step(originals)

@@ -288,23 +288,22 @@ def _checkpoints() -> list[bytes]:
     import torch
 
     from lacoot_deploy.manifest import PreprocessingRecord
-    from lacoot_deploy.training.checkpoint import save_checkpoint
+    from lacoot_deploy.training.checkpoint import Checkpoint, CheckpointHeader, save_checkpoint
     from lacoot_deploy.training.recipe import Recipe
 
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "c.safetensors"
-        save_checkpoint(
-            path,
+        header = CheckpointHeader(
             epoch=1,
-            recipe=Recipe(),
-            classes=("a", "b"),
+            recipe=Recipe().model_dump(mode="json"),
+            classes=["a", "b"],
             channels=1,
             preprocessing=PreprocessingRecord(mean=[0.5], std=[1], size=(4, 4), channels=1),
-            weights={"w": torch.ones(2)},
-            optimizer={"state": {0: {"m": torch.zeros(2), "step": 3}}, "param_groups": [{"lr": 0.1}]},
-            examples=torch.zeros(1, 1, 4, 4, dtype=torch.uint8),
             seconds=1.0,
         )
+        optimizer = {"state": {0: {"m": torch.zeros(2), "step": 3}}, "param_groups": [{"lr": 0.1}]}
+        examples = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+        save_checkpoint(path, Checkpoint(header, {"w": torch.ones(2)}, optimizer, examples))
         return [path.read_bytes()]
 
 

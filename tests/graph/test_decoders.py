@@ -139,7 +139,7 @@ def test_configurations_beside_the_model_are_copied_with_the_layers_that_are_lef
         search=SearchOptions(private_io="renumber"),
     )
     result = run_collapse(request)
-    assert result.plan.private_io == "renumber"
+    assert result.plan.options.search.private_io == "renumber"
     assert json.loads((target / "config.json").read_text()) == config | {
         "num_hidden_layers": 2,
         "layer_types": ["a", "c"],

@@ -9,7 +9,13 @@ from torch import nn
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.manifest import PreprocessingRecord
-from lacoot_deploy.training.checkpoint import CHECKPOINT_KEY, read_checkpoint, save_checkpoint
+from lacoot_deploy.training.checkpoint import (
+    CHECKPOINT_KEY,
+    Checkpoint,
+    CheckpointHeader,
+    read_checkpoint,
+    save_checkpoint,
+)
 from lacoot_deploy.training.recipe import Recipe
 
 
@@ -25,18 +31,16 @@ def stepped(kind: type[torch.optim.Optimizer], **options: float) -> tuple[nn.Mod
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    save_checkpoint(
-        path,
+    header = CheckpointHeader(
         epoch=2,
-        recipe=Recipe(seed=5),
-        classes=("a", "b"),
+        recipe=Recipe(seed=5).model_dump(mode="json"),
+        classes=["a", "b"],
         channels=1,
         preprocessing=PreprocessingRecord(mean=[0.5], std=[0.25], size=(3, 3), channels=1),
-        weights=model.state_dict(),
-        optimizer=optimizer.state_dict(),
-        examples=torch.zeros(2, 1, 3, 3, dtype=torch.uint8),
         seconds=1.5,
     )
+    examples = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
+    save_checkpoint(path, Checkpoint(header, model.state_dict(), optimizer.state_dict(), examples))
 
 
 @pytest.mark.parametrize(("kind", "options"), [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {})])

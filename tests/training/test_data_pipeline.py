@@ -11,10 +11,10 @@ from lacoot_deploy.training.data_pipeline import (
     batch_indices,
     epoch_order,
     pieces_of,
-    recipe_images,
     seeded,
 )
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.run_data import recipe_images
 
 
 def images(count: int = 12, *, channels: int = 3, side: int = 8) -> ImageSet:

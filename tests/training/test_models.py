@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -8,8 +9,14 @@ import torch
 from torch import nn
 
 from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.graph.discovery import find_blocks
+from lacoot_deploy.graph.model.blocks import Form
+from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+from lacoot_deploy.graph.surgery.cuts import Cut
+from lacoot_deploy.training.export import check_against, to_onnx
 from lacoot_deploy.training.models import REGISTRY, BasicBlock, build_model
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.removal import ShortcutOnly, remove_block
 
 
 def macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -75,6 +82,60 @@ def test_blocks_left_out_leave_what_a_removal_leaves() -> None:
     x = torch.rand(2, 32, 8, 8)
     strided = shallow.get_submodule("layer2.0")
     assert torch.equal(strided.eval()(x), torch.relu(strided.shortcut(x)))
+
+
+class Block(nn.Module):
+    """A residual block of several styles, widening or not."""
+
+    def __init__(self, inputs: int, outputs: int, style: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.relu, self.style, self.norm = nn.ReLU(), style, nn.BatchNorm2d(outputs)
+        self.downsample = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skip = x if self.downsample is None else self.downsample(x)
+        if self.style == "before":
+            return skip + self.conv2(self.relu(self.conv1(self.relu(x))))
+        inner = self.conv2(torch.relu(self.conv1(x)))
+        if self.style == "in place":
+            inner += skip
+            return torch.relu_(inner)
+        y = skip + inner
+        return {"linear": lambda: y, "module": lambda: self.relu(y), "norm": lambda: self.norm(y).relu()}[
+            self.style
+        ]()
+
+
+def test_a_block_left_out_leaves_what_the_cut_leaves() -> None:
+    """The control from scratch is the very network that the surgery makes of the ONNX file, whatever the style."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, padding=1)]
+    for turn, style in enumerate(["module", "in place", "linear", "norm", "module", "before", "in place"]):
+        layers += [Block(4 + turn, 4 + turn, style), Block(4 + turn, 5 + turn, style)]
+    model = nn.Sequential(*layers).eval()
+    x = torch.randn(2, 3, 8, 8)
+    proto = to_onnx(model, x)
+    blocks = {block.name: block for block in find_blocks(proto)}
+    assert len(blocks) == len(layers) - 1
+    left = set()
+    for name, block in blocks.items():
+        form = Form.BYPASS if Form.BYPASS in block.forms else Form.SHORTCUT
+        shallow = copy.deepcopy(model)
+        remove_block(shallow, name)
+        check_against(shallow, collapse_blocks(proto, [Cut(block, form)]), x, tolerance=1e-5)
+        left.add(type(shallow.get_submodule(name)))
+    assert left == {nn.Identity, nn.ReLU, ShortcutOnly}
+
+
+def test_a_block_whose_code_does_not_tell_what_it_leaves_is_refused() -> None:
+    class Asks(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    model = nn.Sequential(Asks(3, 6, "module"))
+    with pytest.raises(UsageError, match="without: what follows the addition in block 0"):
+        remove_block(model, "0")
 
 
 def test_a_torchvision_block_can_be_left_out() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.training.methods.lacoot import LacootSettings, penalty_weight
+from lacoot_deploy.training.rates import learning_rate
 from lacoot_deploy.training.recipe import Recipe, load_recipe
-from lacoot_deploy.training.schedules import learning_rate, penalty_weight
 
 RECIPES = sorted((Path(__file__).parents[2] / "samples" / "recipes").glob("*.toml"))
 
@@ -122,20 +123,62 @@ def test_cosine_schedule_warms_up_and_ends_near_zero() -> None:
 
 
 def test_penalty_schedules() -> None:
-    constant = Recipe(penalty=2.0, penalty_start=0.5, epochs=2)
-    assert [penalty_weight(constant, step, 50) for step in (0, 49, 50, 99)] == [0, 0, 2, 2]
+    def weights(steps: range, **settings: object) -> list[float]:
+        options = LacootSettings.model_validate(settings)
+        return [penalty_weight(options, step / 99) for step in steps]
+
+    constant = weights(range(100), penalty=2.0, penalty_start=0.5)
+    assert [constant[step] for step in (0, 49, 50, 99)] == [0, 0, 2, 2]
     for shape in ("linear", "cosine"):
-        rising = Recipe(penalty=2.0, penalty_schedule=shape, penalty_end=0.5, epochs=2)
-        weights = [penalty_weight(rising, step, 50) for step in range(100)]
-        assert weights == sorted(weights)
-        assert weights[0] == 0
-        assert weights[50:] == pytest.approx([2.0] * 50)
-        falling = rising.model_copy(update={"penalty_initial": 5.0})
-        weights = [penalty_weight(falling, step, 50) for step in range(100)]
-        assert weights == sorted(weights, reverse=True)
-        assert weights[0] == 5
-        assert weights[50:] == pytest.approx([2.0] * 50)
-    plain = falling.model_copy(update={"penalty": 0.0})
-    assert not any(penalty_weight(plain, step, 50) for step in range(100)), "penalty=0 is plain training"
+        rising = {"penalty": 2.0, "penalty_schedule": shape, "penalty_end": 0.5}
+        risen = weights(range(100), **rising)
+        assert risen == sorted(risen)
+        assert risen[0] == 0
+        assert risen[50:] == pytest.approx([2.0] * 50)
+        falling = rising | {"penalty_initial": 5.0}
+        fallen = weights(range(100), **falling)
+        assert fallen == sorted(fallen, reverse=True)
+        assert fallen[0] == 5
+        assert fallen[50:] == pytest.approx([2.0] * 50)
+    assert not any(weights(range(100), **(falling | {"penalty": 0.0}))), "penalty=0 is plain training"
     with pytest.raises(InputError, match="penalty_initial needs"):
         load_recipe(None, ["penalty_initial=5"])
+
+
+def test_settings_of_a_method_stand_in_a_section_or_by_their_bare_names(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('method = "nepenthe"\n[nepenthe]\nzeta = 0.3\n[tlc]\nper_round = 2\n')
+    sections = load_recipe(file)
+    file.write_text('method = "nepenthe"\nzeta = 0.3\n')
+    assert load_recipe(file) == sections
+    assert sections.flat()["zeta"] == 0.3
+    assert "per_round" not in sections.flat(), "the section of another method stands by"
+    # What is said later wins, however it is said.
+    assert load_recipe(file, ["nepenthe.zeta=0.4"]).flat()["zeta"] == 0.4
+    assert load_recipe(file, ["nepenthe.zeta=0.4", "zeta=0.6"]).flat()["zeta"] == 0.6
+    assert sections.model_dump()["nepenthe"]["zeta"] == 0.3
+    assert Recipe.model_validate_json(sections.model_dump_json()) == sections
+
+
+def test_a_recipe_that_an_older_version_wrote_is_read() -> None:
+    """It had the settings of all methods side by side."""
+    old = {"method": "easier", "penalty": 0.0, "penalty_blocks": [], "rounds": 4, "per_round": 2, "zeta": 0.5}
+    assert Recipe.model_validate(old).flat()["per_round"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("[easier]\nrounds = 3\n", InputError, r"section \[easier\] but no method; set method = 'easier'"),
+        ("[lacoot]\npenaltie = 3\n", UsageError, "'penaltie' is no setting of lacoot, which has penalty"),
+        ('method = "tlc"\n[easier]\nzeta = 1\n', UsageError, "'zeta' is no setting of easier"),
+        ("lacoot = 3\n", InputError, "lacoot is a section of settings, not 3"),
+    ],
+)
+def test_sections_that_do_not_fit_are_named(
+    tmp_path: Path, text: str, error: type[Exception], message: str
+) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(text)
+    with pytest.raises(error, match=message):
+        load_recipe(file)

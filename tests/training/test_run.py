@@ -17,7 +17,7 @@ from lacoot_deploy.manifest import MANIFEST_KEY, Manifest, PreprocessingRecord
 from lacoot_deploy.selection.criteria import CRITERIA
 from lacoot_deploy.training import session as session_module
 from lacoot_deploy.training.blocks import TrackedBlock
-from lacoot_deploy.training.checkpoint import read_checkpoint
+from lacoot_deploy.training.checkpoint import Checkpoint, read_checkpoint
 from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
@@ -175,10 +175,10 @@ def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
 ) -> None:
     real = session_module.save_checkpoint
 
-    def failing(target: Path, **options: object) -> None:
-        if options["epoch"] == 2:
+    def failing(target: Path, checkpoint: Checkpoint) -> None:
+        if checkpoint.header.epoch == 2:
             raise KeyboardInterrupt
-        real(target, **options)
+        real(target, checkpoint)
 
     monkeypatch.setattr(session_module, "save_checkpoint", failing)
     with pytest.raises(KeyboardInterrupt, match="keeps 1 of 2 epochs"):
@@ -336,6 +336,27 @@ def test_a_compiled_model_trains_like_an_eager_one(finished: TrainResult, tmp_pa
     compiled = train(changed(compile=True), tmp_path / "run")
     assert compiled.epochs[0].loss == pytest.approx(finished.epochs[0].loss, rel=0.02)
     assert compiled.epochs[0].penalty == pytest.approx(finished.epochs[0].penalty, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("{'logits': y}", "gives a dict, not one tensor"),
+        ("y[:, :3]", r"gives \[4, 3\] for 4 images of 10 classes"),
+    ],
+)
+def test_a_network_that_answers_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, message: str
+) -> None:
+    (tmp_path / f"net{len(answer)}.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def forward(self, x):\n"
+        f"        y = super().forward(x)\n        return {answer}\n"
+        "def build(*, classes, channels):\n    return Net(nn.Flatten(), nn.Linear(64 * channels, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = changed(model=f"python:net{len(answer)}:build", model_args={}, penalty=0.0)
+    with pytest.raises(InputError, match=message):
+        train(recipe, tmp_path / "run")
 
 
 def test_distances_are_measured_on_images_of_every_class() -> None:

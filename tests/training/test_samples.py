@@ -30,15 +30,17 @@ RECIPES = Path(__file__).parents[2] / "samples" / "recipes"
 )
 def test_the_full_recipes_have_the_papers_settings(name: str, model: str, penalty: float, lr: float) -> None:
     recipe = load_recipe(RECIPES / f"{name}.toml")
-    assert (recipe.model, recipe.penalty, recipe.lr) == (model, penalty, lr)
+    assert (recipe.model, recipe.flat()["penalty"], recipe.lr) == (model, penalty, lr)
     assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (recipe.batch_size, recipe.epochs, recipe.val_fraction) == (128, 160, 0.1)
     assert (recipe.schedule, recipe.milestones, recipe.gamma, recipe.warmup) == ("step", (80, 120), 0.1, 0)
     assert set(recipe.augment) == {"flip", "crop"}
     assert (recipe.estimator, recipe.p, recipe.projections) == ("sampled", 2.0, 50)
-    assert (recipe.penalty_schedule, recipe.limit, recipe.without) == ("constant", None, ())
+    assert (recipe.flat()["penalty_schedule"], recipe.limit, recipe.without) == ("constant", None, ())
     short = load_recipe(RECIPES / f"{name}-cpu.toml")
-    assert (short.model, short.penalty) == (model, penalty), "the short version is of the same network"
+    assert (short.model, short.flat()["penalty"]) == (model, penalty), (
+        "the short version is of the same network"
+    )
 
 
 @pytest.fixture(scope="module")

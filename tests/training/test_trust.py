@@ -13,7 +13,7 @@ from lacoot_deploy_cli.main import run
 
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import PreprocessingRecord
-from lacoot_deploy.training.checkpoint import read_checkpoint, save_checkpoint
+from lacoot_deploy.training.checkpoint import Checkpoint, CheckpointHeader, read_checkpoint, save_checkpoint
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.weights import read_weights
 from lacoot_deploy.userfunctions import check_trust, load_function, trusting
@@ -42,18 +42,17 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "strangers_net.py").write_text(NET)
     weights = {"inner.weight": (4, 4), "inner.bias": (4,), "head.weight": (2, 4), "head.bias": (2,)}
-    save_checkpoint(
-        tmp_path / "checkpoint.safetensors",
+    header = CheckpointHeader(
         epoch=1,
-        recipe=Recipe(model="python:strangers_net:build", device="cpu"),
-        classes=("a", "b"),
+        recipe=Recipe(model="python:strangers_net:build", device="cpu").model_dump(mode="json"),
+        classes=["a", "b"],
         channels=1,
         preprocessing=PreprocessingRecord(mean=[0.5], std=[1], size=(2, 2), channels=1),
-        weights={name: torch.ones(shape) for name, shape in weights.items()},
-        optimizer={},
-        examples=torch.zeros(8, 1, 2, 2, dtype=torch.uint8),
         seconds=1.0,
     )
+    ones = {name: torch.ones(shape) for name, shape in weights.items()}
+    examples = torch.zeros(8, 1, 2, 2, dtype=torch.uint8)
+    save_checkpoint(tmp_path / "checkpoint.safetensors", Checkpoint(header, ones, {}, examples))
     return tmp_path / "checkpoint.safetensors"
 
 

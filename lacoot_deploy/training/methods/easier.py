@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from lacoot_deploy.training.methods.base import Change, Method, Situation, linear
+from pydantic import Field
+
+from lacoot_deploy.training.methods.base import Change, RoundsMethod, RoundsSettings, Situation, linear
 from lacoot_deploy.training.methods.statistics import count_signs
 
 
-class Easier(Method):
+class EasierSettings(RoundsSettings):
+    """EASIER's.
+
+    Attributes:
+        per_round: Activations that one round makes linear.
+    """
+
+    per_round: int = Field(default=1, ge=1)
+
+
+class Easier(RoundsMethod[EasierSettings]):
     """Train, measure the entropy of every activation on the training set, make the lowest linear, train again."""
 
     def propose(self, situation: Situation) -> Change:
@@ -17,7 +29,7 @@ class Easier(Method):
         scores = {path: held.entropy for path, held in counts.items()}
         # A stable sort: of equals the first in the computation goes.
         ranked = sorted(situation.sites, key=lambda site: scores[site.path])
-        chosen = ranked[: situation.recipe.per_round]
+        chosen = ranked[: self.settings.per_round]
         return Change(
             edits=tuple(linear(site) for site in chosen),
             removed=tuple(site.path for site in chosen),

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from lacoot_deploy.training.methods.activations import Site
-from lacoot_deploy.training.methods.base import Change, Method, Situation, gate
+from lacoot_deploy.training.methods.base import (
+    Change,
+    Companion,
+    RoundsMethod,
+    RoundsSettings,
+    Situation,
+    Surroundings,
+    gate,
+)
 from lacoot_deploy.training.methods.state import Edit
 from lacoot_deploy.training.methods.statistics import SignCounts, count_signs
-from lacoot_deploy.training.recipe import Recipe
 
 
-class Nepenthe(Method):
+class NepentheSettings(RoundsSettings):
+    """NEPENTHE's.
+
+    Attributes:
+        zeta: Share of the non-zero weights that a round prunes.
+        prune_limit: Largest share of one layer's non-zero weights that a round prunes.
+    """
+
+    zeta: float = Field(default=0.5, gt=0, lt=1)
+    prune_limit: float = Field(default=1.0, gt=0, le=1)
+
+
+class Nepenthe(RoundsMethod[NepentheSettings]):
     """Each round zeroes a share of the weights and lets layers without entropy go.
 
     A layer whose neurons never change sign is linear on all the data: those that are always on pass as they are,
@@ -25,7 +45,7 @@ class Nepenthe(Method):
 
     most_rounds = 9
 
-    def candidate(self, site: Site, recipe: Recipe) -> str | None:
+    def candidate(self, site: Site) -> str | None:
         """Only where one layer's weights make the input can pruning settle its signs."""
         if site.producer is None:
             return "no single layer makes the input, whose weights could be pruned"
@@ -46,8 +66,7 @@ class Nepenthe(Method):
             tensors |= values
         scores = {path: held.entropy for path, held in counts.items()}
         weights = {site.path: _weight(situation.model, site) for site in moving}
-        recipe = situation.recipe
-        plan = round_budget(scores, weights, zeta=recipe.zeta, most=recipe.prune_limit)
+        plan = round_budget(scores, weights, zeta=self.settings.zeta, most=self.settings.prune_limit)
         for site in moving:
             assert site.producer is not None
             tensors[f"{site.producer}.weight"] = prune_smallest(weights[site.path], plan[site.path])
@@ -66,19 +85,23 @@ class Nepenthe(Method):
             },
         )
 
-    def after_step(self, model: nn.Module, sites: tuple[Site, ...]) -> Callable[[], None] | None:
-        """Weights that are zero when the round begins stay zero; that is all the memory a mask needs."""
-        pairs = []
-        for site in sites:
-            weight = _weight(model, site)
-            pairs.append((weight, (weight != 0).to(weight.dtype)))
+    def accompany(self, model: nn.Module, around: Surroundings) -> Companion:
+        """What is pruned stays pruned."""
+        return KeptZeros([_weight(model, site) for site in self.sites])
 
-        @torch.no_grad()
-        def keep_zeros() -> None:
-            for weight, mask in pairs:
-                weight.mul_(mask)
 
-        return keep_zeros
+class KeptZeros(Companion):
+    """Weights that are zero when the round begins stay zero; that is all the memory a mask needs."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        """Remember where they are zero."""
+        self.pairs = [(weight, (weight != 0).to(weight.dtype)) for weight in weights]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Put the zeros back."""
+        for weight, mask in self.pairs:
+            weight.mul_(mask)
 
 
 def settled_gate(counts: SignCounts) -> tuple[torch.Tensor, torch.Tensor]:

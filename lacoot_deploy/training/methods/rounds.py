@@ -1,35 +1,30 @@
-"""The loop around every such method: train, measure, change, train on, and stop before the limit is passed."""
+"""A run in rounds: train, measure, change, train on, and stop before the limit is passed; resumed from any epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.training.data_pipeline import DeviceImages
-from lacoot_deploy.training.loop import Trainer
-from lacoot_deploy.training.methods.activations import Activations, Site, find_activations
-from lacoot_deploy.training.methods.base import Change, Method, Situation
-from lacoot_deploy.training.methods.easier import Easier
-from lacoot_deploy.training.methods.layercollapse import LayerCollapse
-from lacoot_deploy.training.methods.nepenthe import Nepenthe
+from lacoot_deploy.files import atomic_write_text
+from lacoot_deploy.manifest import RoundRecord
+from lacoot_deploy.training.checkpoint import Checkpoint
+from lacoot_deploy.training.methods.activations import Site
+from lacoot_deploy.training.methods.base import Change, RoundsMethod, Situation
 from lacoot_deploy.training.methods.padding import move_padding
 from lacoot_deploy.training.methods.state import MethodState
-from lacoot_deploy.training.methods.tlc import Tlc
-from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
+from lacoot_deploy.training.schedule import Schedule
+from lacoot_deploy.training.session import Session, Start
 from lacoot_deploy.training.weights import restore_weights
 
-METHODS: Mapping[str, type[Method]] = {
-    "easier": Easier,
-    "nepenthe": Nepenthe,
-    "tlc": Tlc,
-    "layercollapse": LayerCollapse,
-}
-"""The methods by the name that a recipe gives them."""
+ROUNDS_NAME = "rounds.json"
 
 LINEAR = ("linear", "gate")
 """Kinds of edits after which an activation is none."""
@@ -38,147 +33,200 @@ SLACK = 1e-9
 """Points by which rounding may make a drop look larger than the limit that it meets."""
 
 
-class Rounds:
-    """The rounds of one run, between the network that is made ready and the one that is kept."""
+class Rounds(Schedule):
+    """The dense training, then rounds of changes; the network is built anew for each, as a restart would.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dense: nn.Module,
-        example: torch.Tensor,
-        note: Callable[[str], None],
-    ) -> None:
-        """Find the activations that may go.
+    Nothing that a round decides is saved apart from the network that it leads to: a run resumed after the last epoch
+    of a round decides again from the same weights, which gives the same.
+    """
 
-        Args:
-            recipe: The settings.
-            dense: The network before any change, on the CPU.
-            example: Real inputs.
-            note: Is told what cannot go and why.
+    method: RoundsMethod[Any]
 
-        Raises:
-            UsageError: None can, or one that the recipe names.
-        """
-        self.recipe, self.note = recipe, note
-        self.method: Method = METHODS[recipe.method]()
-        self.found: Activations = find_activations(dense, example)
-        self.sites = self._candidates()
-        self.state = MethodState()
-        self.good: dict[str, torch.Tensor] = {}
+    def __init__(self, session: Session, method: RoundsMethod[Any]) -> None:
+        """Begin with round 0."""
+        super().__init__(session, method)
+        session.state = MethodState()
 
-    def _candidates(self) -> tuple[Site, ...]:
-        chosen, reasons = [], list(self.found.refused)
-        for site in self.found.select(self.recipe.only):
-            reason = self.method.candidate(site, self.recipe)
-            if reason is None:
-                chosen.append(site)
-            elif self.recipe.only:
-                raise UsageError(f"only: {site.path} is nothing for {self.recipe.method}: {reason}.")
-            else:
-                reasons.append((site.path, reason))
-        by_reason: dict[str, list[str]] = {}
-        for place, reason in reasons:
-            by_reason.setdefault(reason, []).append(place)
-        for reason, places in by_reason.items():
-            self.note(
-                f"{', '.join(places)} stays: {reason}."
-                if len(places) == 1
-                else f"{_few(places)} stay: {reason}."
-            )
-        if not chosen:
-            raise UsageError(
-                f"{self.recipe.model} has no activation that {self.recipe.method} can make linear."
-            )
-        self.note(f"Activations that may become linear: {len(chosen)} ({_few([s.path for s in chosen])}).")
-        return tuple(chosen)
+    @property
+    def state(self) -> MethodState:
+        """How far the rounds are; it travels in every checkpoint."""
+        assert self.session.state is not None
+        return self.session.state
+
+    @property
+    def kept(self) -> str:
+        """Epochs, and those of the present round."""
+        return f"{self.session.completed} epochs, {self.state.trained} of them of round {self.state.round}"
 
     @property
     def most(self) -> int:
         """Rounds at most."""
-        if self.recipe.rounds is not None:
-            return self.recipe.rounds
-        return self.method.most_rounds or len(self.sites)
+        return self.method.settings.rounds or self.method.most_rounds or len(self.method.sites)
 
     @property
     def left(self) -> tuple[Site, ...]:
         """Candidates that are not linear yet."""
         gone = {edit.path for edit in self.state.edits if edit.kind in LINEAR}
-        return tuple(site for site in self.sites if site.path not in gone)
+        return tuple(site for site in self.method.sites if site.path not in gone)
 
-    def round_recipe(self) -> Recipe:
+    def begin(self, recorded: Checkpoint | None, start: Start | None) -> None:
+        """Find the activations that may go, and make the network of the present round ready.
+
+        Raises:
+            UsageError: Several processes, or no activation can go.
+        """
+        session = self.session
+        if session.accelerator.num_processes > 1:
+            raise UsageError(
+                f"Method {session.recipe.method} trains in one process; start it without accelerate launch."
+            )
+        dense = session.first_network(recorded, start)
+        self.method.examine(dense, session.data.example(), session.around)
+        if recorded is None:
+            self.state.records.append(RoundRecord(round=0))
+            self._prepare(dense.state_dict())
+        else:
+            assert recorded.header.rounds is not None
+            session.state, session.good = recorded.header.rounds, recorded.good
+            self._prepare(recorded.weights, recorded.optimizer)
+        session.open(recorded, start)
+        if recorded is not None:
+            session.progress.note(f"Resumed with {self.kept}.")
+
+    def train(self) -> None:
+        """Run the rounds that are left and keep the last good network."""
+        session, state = self.session, self.state
+        while state.stopped is None:
+            epochs = self._round_recipe().epochs
+            total = session.completed + epochs - state.trained
+            while state.trained < epochs:
+                session.run_epoch(state.trained, total)
+            began = time.perf_counter()
+            if self._judge(self._accuracy()):
+                change = self._change()
+                state.stopped = change.finished
+            self._tell_round()
+            if state.stopped is None:
+                self._begin_round(change)
+            session.seconds += time.perf_counter() - began
+        if session.good:
+            state.edits = state.edits[: state.good_edits]
+            good, session.good = session.good, {}
+            self._prepare(good)
+            session.save(session.completed)
+
+    def _round_recipe(self) -> Recipe:
         """The settings of the present round's training: shorter, its schedule in proportion, its own random numbers."""
-        recipe, number = self.recipe, self.state.round
+        recipe, settings, number = self.session.recipe, self.method.settings, self.state.round
         if number == 0:
             return recipe
-        epochs = recipe.round_epochs or recipe.epochs
+        epochs = settings.round_epochs or recipe.epochs
         share = epochs / recipe.epochs if recipe.epochs else 0.0
         return recipe.model_copy(
             update={
                 "epochs": epochs,
-                "lr": recipe.round_lr or recipe.lr,
+                "lr": settings.round_lr or recipe.lr,
                 "warmup": recipe.warmup * share,
                 "milestones": tuple(milestone * share for milestone in recipe.milestones),
                 "seed": recipe.seed + 7919 * number,
             }
         )
 
-    def build(self, *, classes: int, channels: int) -> nn.Module:
-        """The network with every change made so far, its weights those of a fresh one."""
-        return build_model(self.recipe, classes=classes, channels=channels, edits=self.state.edits)
+    def _prepare(
+        self, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any] | None = None
+    ) -> None:
+        """The network with all edits and these weights, and what trains it in the present round."""
+        model = self.session.build(self.state.edits)
+        restore_weights(model, weights)
+        self.session.prepare(model, self.method, self._round_recipe(), optimizer)
 
-    def judge(self, accuracy: float, model: nn.Module) -> bool:
+    def _accuracy(self) -> float:
+        """Validation accuracy after the round."""
+        reports = self.session.reports
+        if reports and reports[-1].round == self.state.round and self.state.trained:
+            return reports[-1].val_accuracy
+        return self.session.trainer.validate()[1]
+
+    def _judge(self, accuracy: float) -> bool:
         """Whether the round just trained stays within the limit; its network is then the one to keep."""
-        state = self.state
+        state, session, limit = self.state, self.session, self.session.recipe.max_drop
         if state.round == 0:
             state.dense_accuracy = accuracy
-            drop, accepted = 0.0, True
-        else:
-            assert state.dense_accuracy is not None
-            drop = state.dense_accuracy - accuracy
-            accepted = drop <= self.recipe.max_drop + SLACK
+        assert state.dense_accuracy is not None
+        drop = state.dense_accuracy - accuracy
+        accepted = drop <= limit + SLACK
         measured = {"epochs": state.trained, "val_accuracy": accuracy, "drop": drop, "accepted": accepted}
         state.records[-1] = state.records[-1].model_copy(update=measured)
         if accepted:
             state.good_edits, state.good_accuracy = len(state.edits), accuracy
-            self.good = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            session.good = {name: v.detach().cpu().clone() for name, v in session.plain.state_dict().items()}
         else:
-            limit = self.recipe.max_drop
             state.stopped = (
                 f"validation fell {drop:.2f} points under the dense network's, more than {limit:g}"
             )
         return accepted
 
-    def change(self, model: nn.Module, trainer: Trainer, train: DeviceImages) -> Change:
+    def _change(self) -> Change:
         """What the method proposes, with the padding that has to move for it."""
-        state = self.state
-        if state.round >= self.most:
+        if self.state.round >= self.most:
             return Change(finished=f"{self.most} rounds are done")
-        situation = Situation(
-            recipe=self.recipe,
-            state=state,
-            model=model,
-            sites=self.left,
-            train=train,
-            val_loss=lambda: trainer.validate(model)[0],
+        session, model = self.session, self._watchable()
+        change = self.method.propose(
+            Situation(
+                model=model,
+                sites=self.left,
+                train=session.images[0],
+                val_loss=lambda: session.trainer.validate(model)[0],
+            )
         )
-        change = self.method.propose(situation)
-        if not self.recipe.move_padding or not change.removed:
+        if not self.method.settings.move_padding or not change.removed:
             return change
-        gone = [edit.path for edit in (*state.edits, *change.edits) if edit.kind in LINEAR]
-        edits, refused = move_padding(model, self.found.sites, gone)
+        gone = [edit.path for edit in (*self.state.edits, *change.edits) if edit.kind in LINEAR]
+        edits, refused = move_padding(model, self.method.found.sites, gone)
         for sentence in refused:
-            self.note(f"{sentence[0].upper()}{sentence[1:]}.")
+            session.progress.note(f"{sentence[0].upper()}{sentence[1:]}.")
         moved = {edit.path: list(edit.padding) for edit in edits}
         details = change.details | ({"padding": moved} if moved else {})
         return replace(change, edits=(*change.edits, *edits), details=details)
 
+    def _watchable(self) -> nn.Module:
+        """The network just trained, in a form that hooks and changed modules take effect in: not compiled."""
+        session = self.session
+        if not session.recipe.compile:
+            return session.plain
+        twin = session.build(self.state.edits)
+        restore_weights(twin, session.plain.state_dict())
+        return session.to_device(twin).eval()
 
-def carry_over(fresh: nn.Module, before: Mapping[str, torch.Tensor], change: Change) -> None:
-    """Give a network with new edits the weights it had, and the values that the change brings."""
-    own = fresh.state_dict()
-    state = {name: before.get(name, value) for name, value in own.items()}
-    restore_weights(fresh, state | {name: value for name, value in change.tensors.items() if name in own})
+    def _begin_round(self, change: Change) -> None:
+        """Give a network with the new edits the weights it had and the values that the change brings."""
+        state = self.state
+        state.round += 1
+        state.trained = 0
+        state.edits = [*state.edits, *change.edits]
+        record = RoundRecord(
+            round=state.round, removed=list(change.removed), scores=change.scores, details=change.details
+        )
+        state.records.append(record)
+        known = {n: v.cpu() for n, v in self.session.plain.state_dict().items()} | change.tensors
+        own = self.session.build(state.edits).state_dict()
+        self._prepare({name: known.get(name, value) for name, value in own.items()})
+        what = f"{', '.join(change.removed)} linear" if change.removed else "no activation goes yet"
+        self.session.progress.note(f"Round {state.round} of at most {self.most}: {what}.")
 
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    def _tell_round(self) -> None:
+        state, record, note = self.state, self.state.records[-1], self.session.progress.note
+        atomic_write_text(
+            self.session.out / ROUNDS_NAME,
+            json.dumps([r.model_dump(mode="json") for r in state.records], indent=1) + "\n",
+        )
+        if state.round == 0:
+            note(f"Dense: validation accuracy {record.val_accuracy:.2f} %.")
+        else:
+            kept = "kept" if record.accepted else "not kept"
+            note(
+                f"Round {record.round}: validation accuracy {record.val_accuracy:.2f} % "
+                f"({-(record.drop or 0):+.2f} points); {kept}."
+            )
+        if state.stopped is not None:
+            note(f"Stopped: {state.stopped}.")

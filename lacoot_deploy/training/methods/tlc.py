@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from lacoot_deploy.training.methods.activations import Site
-from lacoot_deploy.training.methods.base import Change, Method, Situation, gate
+from lacoot_deploy.training.methods.base import Change, RoundsMethod, RoundsSettings, Situation, gate
 from lacoot_deploy.training.methods.edits import apply_edits, replace_module
 from lacoot_deploy.training.methods.statistics import Moments, measure_moments
-from lacoot_deploy.training.recipe import Recipe
 
 
-class Tlc(Method):
+class TlcSettings(RoundsSettings):
+    """TLC's.
+
+    Attributes:
+        per_round: Activations that one round makes linear.
+    """
+
+    per_round: int = Field(default=1, ge=1)
+
+
+class Tlc(RoundsMethod[TlcSettings]):
     """Try the collapse of every activation, make the one that costs least validation loss, train again."""
 
-    def candidate(self, site: Site, recipe: Recipe) -> str | None:
+    def candidate(self, site: Site) -> str | None:
         """Behind an addition beta is that of one summand alone."""
         if site.after_add:
             return "behind an addition, so that no batch normalisation tells the mean"
@@ -41,7 +51,7 @@ class Tlc(Method):
             finally:
                 replace_module(model, site.path, activation)
         ranked = sorted(situation.sites, key=lambda site: losses[site.path])
-        chosen = ranked[: situation.recipe.per_round]
+        chosen = ranked[: self.settings.per_round]
         tensors: dict[str, torch.Tensor] = {}
         for site in chosen:
             tensors |= gates[site.path][1]
