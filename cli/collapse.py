@@ -28,6 +28,7 @@ from .options import (
     Values,
     data_group,
     declared,
+    dims_group,
     group,
     output_group,
     runtime_group,
@@ -166,6 +167,7 @@ def _asked(values: Values) -> Asked:
 @group("asked", _asked, *_ASKED)
 @declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
 @data_group(split="val")
+@dims_group("Size of a free dimension to measure times at  [default: that of the data]")
 @runtime_group()
 @declared(
     Headed(
@@ -188,6 +190,7 @@ def command(
     asked: Asked,
     plan_file: Path | None,
     data: DataOptions | None,
+    dims: dict[str, int],
     runtime: Runtime,
     probe: bool,
     out: Output,
@@ -220,6 +223,7 @@ def command(
         search=asked.search,
         linearise=asked.linearise,
         runtime=runtime,
+        dims=dims,
         probe=probe,
         **files,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from lacoot_deploy.bench.options import BLOCK_SECONDS, BenchOptions
+from lacoot_deploy.bench.options import BLOCKS, BenchOptions
 from lacoot_deploy.bench.process import ask
 from lacoot_deploy.bench.protocol import BlockNodes, Request
 from lacoot_deploy.bench.requests import feeds_file, model_file
@@ -26,8 +26,6 @@ from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.requests import Model
-
-BLOCKS = BenchOptions(min_time=BLOCK_SECONDS)
 
 
 def realised(latencies: BlockLatencies, removed: Sequence[str], result: BenchResult) -> Realised:
@@ -100,5 +98,6 @@ def block_latencies(
         blocks=found,
         rest_ms=max(0.0, 1e3 * total - sum(block.ms for block in found)),
         batch=response.batch,
+        shapes=response.shapes,
         provider=response.provider,
     )

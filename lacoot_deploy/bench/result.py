@@ -191,6 +191,7 @@ class BlockLatencies(BaseModel):
         blocks: The blocks of the main graph, in the order given.
         rest_ms: What is in no block.
         batch: Samples in one run.
+        shapes: Shape of each input.
         provider: Short name of the provider.
     """
 
@@ -200,6 +201,7 @@ class BlockLatencies(BaseModel):
     blocks: list[BlockLatency]
     rest_ms: float
     batch: int
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
     provider: str
 
     def expected_saving(self, removed: Sequence[str]) -> float:

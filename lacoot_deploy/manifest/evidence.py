@@ -140,6 +140,8 @@ class PlanEvidence(Noted):
         choosing: The networks on the samples that chose.
         confirming: And on those that did not.
         belief: What trying the labels on the dense network showed.
+        timed: Shape of each input that times were measured at.
+        notes: What a reader should know of the search, such as maps that the samples do not suffice for.
         blocks: Of a plan that also makes activations linear: the evidence for its blocks.
     """
 
@@ -152,6 +154,8 @@ class PlanEvidence(Noted):
     choosing: Pair | None = None
     confirming: Confirmation | None = None
     belief: BeliefRecord | None = None
+    timed: dict[str, list[int]] | None = None
+    notes: list[str] | None = None
     blocks: PlanEvidence | None = None
 
 

@@ -221,8 +221,11 @@ class Evidence:
         """
         n = len(samples)
         if n < FEWEST:
-            where = f" ({samples.description})" if samples.description else ""
-            raise UsageError(f"{n} samples{where} are too few to choose by; give at least {FEWEST}.")
+            where, part = samples.description or "The data", "]" in samples.description
+            more = " or read another part with --split" if part else ""
+            raise UsageError(
+                f"{where} holds {n} samples, too few to choose by: give at least {FEWEST}{more}."
+            )
         order = np.random.default_rng(seed).permutation(n)
         fit = min(n // 4, fit_limit)
         cuts = fit, n // 2

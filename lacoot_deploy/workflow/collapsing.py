@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,7 @@ class CollapseRequest:
         search: What ranks the blocks, and what is put in their place.
         linearise: Which activations become linear, if any.
         runtime: Where trial runs happen.
+        dims: Sizes of free dimensions to time networks at; the others are those of the data.
         probe: Whether shapes may be settled by a run in ONNX Runtime.
         dry_run: Plan only; write no model.
         plan_out: Where to write the plan as JSON.
@@ -89,6 +90,7 @@ class CollapseRequest:
     search: SearchOptions = SEARCH
     linearise: LineariseOptions | None = None
     runtime: Runtime = AUTO
+    dims: Mapping[str, int] = field(default_factory=dict, hash=False)
     probe: bool = True
     dry_run: bool = False
     plan_out: Path | None = None
@@ -216,6 +218,7 @@ def _plan(request: CollapseRequest, opened: Opened, progress: Progress | None) -
             request.search,
             data=request.data,
             runtime=request.runtime,
+            dims=request.dims,
             progress=progress,
         )
     elif request.linearise is not None:
@@ -247,11 +250,12 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     refits = resolve_refits(plan, opened.blocks, records)
     cut = collapse_blocks(opened.model, cuts, refits, folder=opened.path.parent)
-    trials = trials_of(opened, request.runtime)
+    evidence = None
+    if request.linearise is not None and request.data is not None and request.linearise.what is not None:
+        evidence = evidence_for(opened, request.data, request.search.seed)
+    samples = None if evidence is None else evidence.choose
+    trials = trials_of(opened, request.runtime, samples, request.dims)
     if request.linearise is not None:
-        evidence = None
-        if request.data is not None and request.linearise.what is not None:
-            evidence = evidence_for(opened, request.data, request.search.seed)
         plan = plan_activations(
             plan,
             request.linearise,

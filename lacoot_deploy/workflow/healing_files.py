@@ -219,7 +219,7 @@ def _endless(model: onnx.ModelProto, data: DataOptions) -> Iterator[Samples] | N
     """The pieces of a `python:` source that gives an iterator of them; None for any other source."""
     if not data.spec.startswith("python:"):
         return None
-    from lacoot_deploy.data.samples import from_arrays
+    from lacoot_deploy.data.arrays import Reading, samples_from
     from lacoot_deploy.runtime.feeds import model_inputs
     from lacoot_deploy.userfunctions import load_function
 
@@ -227,4 +227,5 @@ def _endless(model: onnx.ModelProto, data: DataOptions) -> Iterator[Samples] | N
     if not isinstance(found, Iterator):
         return None
     inputs = model_inputs(model)
-    return (from_arrays(piece, inputs, data.spec) for piece in found)
+    reading = Reading(data.spec, inputs, data.sample_axis, data.shared)
+    return (samples_from(piece, reading) for piece in found)
