@@ -13,7 +13,7 @@ from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.runtime.batching import Batch, Batching, find_batching, rows
-from lacoot_deploy.runtime.comparison import Comparison as Comparison
+from lacoot_deploy.runtime.comparison import CompareResult as CompareResult
 from lacoot_deploy.runtime.comparison import Limits as Limits
 from lacoot_deploy.runtime.comparison import ScoreComparison as ScoreComparison
 from lacoot_deploy.runtime.comparison import violations
@@ -41,8 +41,8 @@ def compare_models(
     limits: Limits | None = None,
     batch_size: int = DEFAULT_BATCH,
     progress: Callable[[int, int], None] | None = None,
-) -> Comparison:
-    """Run both models on the same samples and say how they differ; `Comparison.require` turns limits into an error.
+) -> CompareResult:
+    """Run both models on the same samples and say how they differ; `CompareResult.require` turns limits into an error.
 
     Args:
         a: The reference.
@@ -87,9 +87,9 @@ def _comparison(
     predictions: _Predictions,
     scores: _Scores,
     limits: Limits,
-) -> Comparison:
+) -> CompareResult:
     belief = scores.belief
-    comparison = Comparison(
+    comparison = CompareResult(
         a=a.label,
         b=b.label,
         samples=len(samples),
