@@ -23,7 +23,7 @@ from lacoot_deploy.runtime.sessions import Session
 from lacoot_deploy.runtime.signatures import check_signatures
 from lacoot_deploy.tasks import Facts, Judge, Measure, Task, fit_task
 from lacoot_deploy.tasks.belief import MOST_SAMPLES, Belief, require_belief, try_labels
-from lacoot_deploy.tasks.own import task_of
+from lacoot_deploy.tasks.own import task_is_metric, task_of
 
 Metric = Callable[[Mapping[str, NDArray[Any]], Any], Any]
 """Given all outputs [N, ...] and the labels, a score per sample [N] (or one for all); larger is better."""
@@ -161,7 +161,8 @@ class _Scores:
     def __init__(self, task: Task | None, samples: Samples, belief: Belief | None) -> None:
         self.task, self.belief = task, belief
         self._truth = None if task is None else task.truth(samples.label_arrays, samples.own_feeds)
-        self.labelled = self._truth is not None and bool(self._truth.labels)
+        # A metric of the user's own is a score in its own right, labels or not.
+        self.labelled = self._truth is not None and (bool(self._truth.labels) or task_is_metric(task))
         self._found: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
 
     @classmethod
