@@ -23,6 +23,7 @@ RUNS = {
     "04_finetune.py": (["--epochs", "2"], ("fine-tuned: ",)),
     "03_own_model.py": (["--epochs", "4"], ()),
     "06_transformer.py": (["--steps", "60", "--max-drop", "5"], ("8 residual units", "gone: ")),
+    "09_train_stranger.py": (["--steps", "60"], ("parameters: ", "right on new labels: ")),
 }
 """Arguments that keep a sample short, and what it says."""
 
