@@ -193,7 +193,11 @@ class RoundsMethod(Method[R]):
     """Those that may become linear."""
 
     def examine(self, model: nn.Module, example: torch.Tensor, around: Surroundings) -> None:
-        """Find the activations that may go, and say what cannot and why."""
+        """Find the activations that may go, and say what cannot and why.
+
+        Raises:
+            UsageError: None can, or one that the recipe names cannot.
+        """
         self.found = find_activations(model, example)
         chosen: list[Site] = []
         reasons: dict[str, list[str]] = {}
