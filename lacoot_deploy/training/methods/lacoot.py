@@ -104,7 +104,7 @@ class BlockPenalty(Companion):
         """Directions of its own for every epoch."""
         self.directions = seeded(self.around.seed, epoch, DIRECTIONS, device=self.around.device)
 
-    def begin_step(self, done: float) -> None:
+    def begin_step(self, done: float, rate: float) -> None:
         """Lambda as the schedule has it."""
         self.weight = penalty_weight(self.settings, done)
 
