@@ -28,6 +28,7 @@ from .options import (
     Values,
     data_group,
     declared,
+    dims_group,
     group,
     output_group,
     runtime_group,
@@ -89,6 +90,18 @@ _ASKED = (
         "--refit/--no-refit",
         default=None,
         help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
+    ),
+    Headed(
+        PLACE,
+        "--drop-private-io",
+        is_flag=True,
+        help="Take along inputs and outputs that belong to one block alone, such as a layer's cache.",
+    ),
+    Headed(
+        PLACE,
+        "--renumber",
+        is_flag=True,
+        help="As --drop-private-io, and number the caches that are left without gaps.",
     ),
     Headed(
         PLACE, "--form", type=click.Choice(FORMS), default="auto", show_default=True, help="How blocks go."
@@ -156,6 +169,7 @@ def _asked(values: Values) -> Asked:
         refit=values["refit"],
         form=values["form"],
         granularity="unit" if values["units"] else "block",
+        private_io="renumber" if values["renumber"] else "drop" if values["drop_private_io"] else "keep",
         seed=values["seed"],
     )
     return Asked(limit(named if about is not None else named | far), search, linearise)
@@ -166,6 +180,7 @@ def _asked(values: Values) -> Asked:
 @group("asked", _asked, *_ASKED)
 @declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
 @data_group(split="val")
+@dims_group("Size of a free dimension to measure times at  [default: that of the data]")
 @runtime_group()
 @declared(
     Headed(
@@ -188,6 +203,7 @@ def command(
     asked: Asked,
     plan_file: Path | None,
     data: DataOptions | None,
+    dims: dict[str, int],
     runtime: Runtime,
     probe: bool,
     out: Output,
@@ -220,6 +236,7 @@ def command(
         search=asked.search,
         linearise=asked.linearise,
         runtime=runtime,
+        dims=dims,
         probe=probe,
         **files,
     )

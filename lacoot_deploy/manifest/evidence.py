@@ -6,7 +6,7 @@ Only what is known is written, so that a plan of an older release keeps its dige
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -140,6 +140,8 @@ class PlanEvidence(Noted):
         choosing: The networks on the samples that chose.
         confirming: And on those that did not.
         belief: What trying the labels on the dense network showed.
+        timed: Shape of each input that times were measured at.
+        notes: What a reader should know of the search, such as maps that the samples do not suffice for.
         blocks: Of a plan that also makes activations linear: the evidence for its blocks.
     """
 
@@ -152,6 +154,8 @@ class PlanEvidence(Noted):
     choosing: Pair | None = None
     confirming: Confirmation | None = None
     belief: BeliefRecord | None = None
+    timed: dict[str, list[int]] | None = None
+    notes: list[str] | None = None
     blocks: PlanEvidence | None = None
 
 
@@ -164,6 +168,7 @@ class SearchRecord(Noted):
     refit: bool | None = None
     form: str | None = None
     granularity: str | None = None
+    private_io: Literal["keep", "drop", "renumber"] | None = None
     seed: int | None = None
 
 

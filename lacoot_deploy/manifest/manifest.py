@@ -72,6 +72,7 @@ class LatencyRecord(Record):
         ms: Milliseconds, the median over runs.
         share: Part of the whole run, 0..1.
         batch: Samples per run.
+        shapes: Shape of each input of the model that was run.
         provider: Execution provider.
         cpu: The processor that it was measured on, or that drove the device.
     """
@@ -79,6 +80,7 @@ class LatencyRecord(Record):
     ms: float
     share: float
     batch: int
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
     provider: str
     cpu: str
 

@@ -96,7 +96,7 @@ def find_batching(
         if declared is not None:
             raise
         for size in SIZES:
-            if size < min(wanted, len(samples)):
+            if size <= len(samples) and size != first.size:
                 try:
                     return Batching(size, exact=True), _first(run, Batching(size, exact=True), samples)
                 except InputError:
@@ -174,7 +174,9 @@ def first_not_finite(value: NDArray[Any]) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.argwhere(~finite)[0])
 
 
-def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 0) -> None:
+def check_finite(
+    name: str, value: NDArray[Any], samples: Samples, start: int = 0, *, what: str = "output"
+) -> None:
     """Refuse samples for which a network gives what is no number.
 
     Args:
@@ -182,6 +184,7 @@ def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 
         value: What it is for samples from number `start` on, [n, ...].
         samples: All samples.
         start: Place of the first of them.
+        what: What messages call the output.
 
     Raises:
         InputError: Naming the output, the sample and the place.
@@ -190,7 +193,7 @@ def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 
     if place is not None:
         at = f" at {list(place[1:])}" if place[1:] else ""
         raise InputError(
-            f"The model's output {name!r} is {value[place]}{at} for sample {samples.number(start + place[0])}; mend "
+            f"The model's {what} {name!r} is {value[place]}{at} for sample {samples.number(start + place[0])}; mend "
             f"that sample, or leave it out."
         )
 

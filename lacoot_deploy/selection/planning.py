@@ -95,7 +95,10 @@ def make_plan(
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
     engine.task = evidence.task
-    belief = try_labels(engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some))
+    public = [name for name in engine.judged if name in engine.network.outputs]
+    belief = try_labels(
+        engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some, public)
+    )
     require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
     plan.task = engine.judge.task.record()
     confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
@@ -117,6 +120,8 @@ def make_plan(
         path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
     plan = _confirmed(plan, engine, path, rule, evidence, confirming)
     plan.evidence.belief = belief.record()
+    if trials.timed is not None and (criterion.per_latency or limit.min_speedup is not None):
+        plan.evidence.timed = dict(trials.timed())
     return plan
 
 

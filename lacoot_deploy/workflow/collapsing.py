@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import LinearRecord, Plan, PlanOptions, RuntimeRecord, SearchRecord, to_json
 from lacoot_deploy.manifest.evidence import said
+from lacoot_deploy.numerals import counted
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
-from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+from lacoot_deploy.selection.options import LineariseOptions, PrivateIO, SearchOptions
 from lacoot_deploy.workflow.commands import data_record
+from lacoot_deploy.workflow.decoder_configs import write_configs
 from lacoot_deploy.workflow.history import record_history
 from lacoot_deploy.workflow.inspecting import ModelEntry, Opened, model_entry, open_model
 from lacoot_deploy.workflow.linearising import (
@@ -73,6 +76,7 @@ class CollapseRequest:
         search: What ranks the blocks, and what is put in their place.
         linearise: Which activations become linear, if any.
         runtime: Where trial runs happen.
+        dims: Sizes of free dimensions to time networks at; the others are those of the data.
         probe: Whether shapes may be settled by a run in ONNX Runtime.
         dry_run: Plan only; write no model.
         plan_out: Where to write the plan as JSON.
@@ -89,6 +93,7 @@ class CollapseRequest:
     search: SearchOptions = SEARCH
     linearise: LineariseOptions | None = None
     runtime: Runtime = AUTO
+    dims: Mapping[str, int] = field(default_factory=dict, hash=False)
     probe: bool = True
     dry_run: bool = False
     plan_out: Path | None = None
@@ -99,6 +104,14 @@ class CollapseRequest:
             raise UsageError("Give either --plan or what to remove, not both.")
         if self.linearise is not None and self.data is None:
             self.linearise.need_data()
+
+    @cached_property
+    def private_io(self) -> PrivateIO:
+        """What becomes of inputs and outputs that belong to one block alone; a plan's own word counts."""
+        if self.plan_file is None:
+            return self.search.private_io
+        made = read_plan(self.plan_file).options
+        return (made and made.search and made.search.private_io) or "keep"
 
     @property
     def target(self) -> Path:
@@ -167,7 +180,12 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
 
     path, target = request.path, request.target
     request.check_targets()
-    opened = open_model(path, probe=request.probe, granularity=request.search.granularity)
+    opened = open_model(
+        path,
+        probe=request.probe,
+        granularity=request.search.granularity,
+        private_io=request.private_io != "keep",
+    )
     if request.plan_out is not None:
         check_target(request.plan_out, inputs=data_files(opened.model, path))
     plan = _plan(request, opened, progress)
@@ -190,8 +208,10 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
     )
     if request.plan_out is not None:
         atomic_write_text(request.plan_out, to_json(plan, indent=2) + "\n")
+    configs: list[str] = []
     if not request.dry_run:
         save_model(shorter.applied.model, target, source=path)
+        configs = write_configs(path, target, shorter.layers)
     return CollapseResult(
         plan=plan,
         before=model_entry(path, opened.costs),
@@ -199,7 +219,7 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
         output=None if request.dry_run else str(target),
         merges=merges,
         refused=refused,
-        notes=[*opened.notes, *shorter.notes],
+        notes=[*opened.notes, *shorter.notes, *configs],
     )
 
 
@@ -216,6 +236,7 @@ def _plan(request: CollapseRequest, opened: Opened, progress: Progress | None) -
             request.search,
             data=request.data,
             runtime=request.runtime,
+            dims=request.dims,
             progress=progress,
         )
     elif request.linearise is not None:
@@ -236,22 +257,25 @@ class _Shorter:
     names: list[str]
     only_cut: bool
     notes: list[str]
+    layers: tuple[int, ...] = ()
 
 
 def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Progress | None) -> _Shorter:
     """Cut the blocks of a plan, complete it with the activations asked for, and apply those."""
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+    from lacoot_deploy.graph.surgery.private_io import layer_numbers, renumber_io
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 
     records = opened.manifest.blocks if opened.manifest is not None else []
     cuts, notes = resolve_plan(plan, opened.blocks, records)
     refits = resolve_refits(plan, opened.blocks, records)
     cut = collapse_blocks(opened.model, cuts, refits, folder=opened.path.parent)
-    trials = trials_of(opened, request.runtime)
+    evidence = None
+    if request.linearise is not None and request.data is not None and request.linearise.what is not None:
+        evidence = evidence_for(opened, request.data, request.search.seed)
+    samples = None if evidence is None else evidence.choose
+    trials = trials_of(opened, request.runtime, samples, request.dims)
     if request.linearise is not None:
-        evidence = None
-        if request.data is not None and request.linearise.what is not None:
-            evidence = evidence_for(opened, request.data, request.search.seed)
         plan = plan_activations(
             plan,
             request.linearise,
@@ -262,7 +286,26 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
             progress=progress,
         )
     applied = apply_activations(cut, plan, opened.model, trials=trials)
-    return _Shorter(plan, applied, [one.block.name for one in cuts], applied.model is cut, notes)
+    names, only_cut = [one.block.name for one in cuts], applied.model is cut
+    private = [name for one in cuts for name in (*one.block.private_inputs, *one.block.private_outputs)]
+    if not private:
+        return _Shorter(plan, applied, names, only_cut, notes)
+    renamed = renumber_io(applied.model, private) if request.private_io == "renumber" else {}
+    notes = [*notes, *_private_notes(private, renamed)]
+    layers = layer_numbers(private, opened.model.graph)
+    return _Shorter(plan, applied, names, only_cut and not renamed, notes, layers)
+
+
+def _private_notes(private: list[str], renamed: dict[str, str]) -> list[str]:
+    """What became of the model's inputs and outputs."""
+    gone = f"{', '.join(private[:4])}{' and more' if len(private) > 4 else ''}"
+    notes = [
+        f"{counted(len(private), 'input or output', 'inputs and outputs')} went with their blocks: {gone}."
+    ]
+    if renamed:
+        first = next(iter(renamed))
+        notes.append(f"{len(renamed)} were numbered anew: {first} is now {renamed[first]}.")
+    return notes
 
 
 def _fingerprint(request: CollapseRequest, opened: Opened, plan: Plan) -> str:
