@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lacoot_deploy.graph.model.external import extent_of, stored_bytes
+from lacoot_deploy.graph.model.external import map_external, stored_bytes
 
 INLINE_BYTES = 1024
 """Smaller weights are put into every part: shapes and bounds among them are folded when it is loaded."""
@@ -76,14 +75,7 @@ class SharedWeights:
 
     def _mapped(self, tensor: onnx.TensorProto) -> Any:
         """An external tensor as a map of its file; None where that cannot be done, and ONNX Runtime shall read it."""
-        if self._source is None or not math.prod(tensor.dims):
-            return None
-        extent = extent_of(tensor, self._source, sizes=self._sizes)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        if extent.offset % dtype.itemsize:
-            return None
-        path = self._source.parent / extent.location
-        return np.memmap(path, dtype=dtype, mode="r", offset=extent.offset, shape=tuple(tensor.dims))
+        return None if self._source is None else map_external(tensor, self._source, sizes=self._sizes)
 
 
 SHAREABLE = frozenset(
