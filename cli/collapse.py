@@ -92,6 +92,18 @@ _ASKED = (
         help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
     ),
     Headed(
+        PLACE,
+        "--drop-private-io",
+        is_flag=True,
+        help="Take along inputs and outputs that belong to one block alone, such as a layer's cache.",
+    ),
+    Headed(
+        PLACE,
+        "--renumber",
+        is_flag=True,
+        help="As --drop-private-io, and number the caches that are left without gaps.",
+    ),
+    Headed(
         PLACE, "--form", type=click.Choice(FORMS), default="auto", show_default=True, help="How blocks go."
     ),
     Headed(
@@ -157,6 +169,7 @@ def _asked(values: Values) -> Asked:
         refit=values["refit"],
         form=values["form"],
         granularity="unit" if values["units"] else "block",
+        private_io="renumber" if values["renumber"] else "drop" if values["drop_private_io"] else "keep",
         seed=values["seed"],
     )
     return Asked(limit(named if about is not None else named | far), search, linearise)

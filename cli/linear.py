@@ -10,11 +10,11 @@ from lacoot_deploy.numerals import counted, metric, significant
 from .render import PLAIN_WIDTH, say, table
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.activations import ActivationEntry, ActivationInspection
+    from lacoot_deploy.workflow.activations import ActivationEntry, ActivationsResult
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 
-def show_activations(inspection: ActivationInspection) -> None:
+def show_activations(inspection: ActivationsResult) -> None:
     """Print the activations of a model for reading."""
     model, found = inspection.model, inspection.activations
     say(
@@ -131,14 +131,17 @@ def show_linearised(result: CollapseResult) -> None:
         # Without data there is nothing to say but which.
         width = len(columns) if plan.evidence.measured else 2
         table(columns[:width], [row[:width] for row in rows])
-    if plan.merge is None:
-        return
+    if plan.merge is not None:
+        _show_merges(result)
+
+
+def _show_merges(result: CollapseResult) -> None:
     pairs = [merge for merge in result.merges if merge.second]
     weighty = [merge for merge in pairs if merge.macs is not None and merge.parameters is not None]
     folded = len(pairs) - len(weighty)
     free = f", {folded} of them a map per channel folded into its neighbour" if folded else ""
     say(
-        f"Merged {counted(len(pairs), 'pair')} of linear operators (--merge {plan.merge}){free}"
+        f"Merged {counted(len(pairs), 'pair')} of linear operators (--merge {result.plan.merge}){free}"
         + ":."[not weighty]
     )
     if weighty:

@@ -6,7 +6,7 @@ Only what is known is written, so that a plan of an older release keeps its dige
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -168,6 +168,7 @@ class SearchRecord(Noted):
     refit: bool | None = None
     form: str | None = None
     granularity: str | None = None
+    private_io: Literal["keep", "drop", "renumber"] | None = None
     seed: int | None = None
 
 

@@ -150,7 +150,9 @@ def greedy(
     left = [name for name in names if name not in engine.gone(current)]
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
-    repair = AUTO_REPAIRS[-1] if options.repair == "auto" else options.repair
+    repair = options.repair
+    if repair == "auto":
+        repair = AUTO_REPAIRS[-1] if engine.judge.task.costs_tell else AUTO_REPAIRS[0]
     before, last = engine.quality(current), dict[str, float]()
     while left:
         trial = _Trial(engine, current, before, criterion, options, repair, latencies or {})
@@ -252,7 +254,8 @@ def _try(engine: Engine, current: Variant, name: str, options: SearchOptions) ->
             best = other
     if options.refits:
         other = _Candidate.of(engine, best.kind, engine.refit(best.variant))
-        if _improves(engine, best, other, dense, errors=Z_FREE, share=0):
+        told = engine.judge.task.costs_tell or bool(options.refit)
+        if _improves(engine, best, other, dense, errors=Z_FREE, share=0, told=told):
             best = other
     return best.kind, best.variant
 
@@ -270,12 +273,23 @@ def _improves(
     *,
     errors: float = Z_REAL,
     share: float = REAL_GAIN,
+    told: bool | None = None,
 ) -> bool:
     """Whether the dearer candidate is better: by the costs, unless the score that limits speak of surely says no.
 
     Costs are finer than a score, but a repair can lower them and make the score worse. Where the score differs by more
     than chance (its paired 95 % interval leaves out zero) it decides.
+
+    Args:
+        engine: The search.
+        cheap: The candidate so far.
+        dear: The other one.
+        dense: Costs of the dense network.
+        errors: As for `is_real_gain`.
+        share: As for `is_real_gain`.
+        told: Whether lower costs are worth something as such; None for what the task says.
     """
+    told = engine.judge.task.costs_tell if told is None else told
     if not np.isfinite(dear.costs).all():
         return False
     if not np.isfinite(cheap.costs).all():
@@ -283,7 +297,9 @@ def _improves(
     score = engine.judge.worse_by(cheap.outputs, dear.outputs)
     if score.low > 0:
         return False
-    return score.high < 0 or is_real_gain(cheap.costs, dear.costs, dense, errors=errors, share=share)
+    if score.high < 0:
+        return True
+    return told and is_real_gain(cheap.costs, dear.costs, dense, errors=errors, share=share)
 
 
 def is_real_gain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import LinearRecord, Plan, PlanOptions, RuntimeRecord, SearchRecord, to_json
 from lacoot_deploy.manifest.evidence import said
+from lacoot_deploy.numerals import counted
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
-from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+from lacoot_deploy.selection.options import LineariseOptions, PrivateIO, SearchOptions
 from lacoot_deploy.workflow.commands import data_record
+from lacoot_deploy.workflow.decoder_configs import write_configs
 from lacoot_deploy.workflow.history import record_history
 from lacoot_deploy.workflow.inspecting import ModelEntry, Opened, model_entry, open_model
 from lacoot_deploy.workflow.linearising import (
@@ -102,6 +105,14 @@ class CollapseRequest:
         if self.linearise is not None and self.data is None:
             self.linearise.need_data()
 
+    @cached_property
+    def private_io(self) -> PrivateIO:
+        """What becomes of inputs and outputs that belong to one block alone; a plan's own word counts."""
+        if self.plan_file is None:
+            return self.search.private_io
+        made = read_plan(self.plan_file).options
+        return (made and made.search and made.search.private_io) or "keep"
+
     @property
     def target(self) -> Path:
         """The file to write: `model.onnx` becomes `model.collapsed.onnx` beside it where none is given."""
@@ -169,7 +180,12 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
 
     path, target = request.path, request.target
     request.check_targets()
-    opened = open_model(path, probe=request.probe, granularity=request.search.granularity)
+    opened = open_model(
+        path,
+        probe=request.probe,
+        granularity=request.search.granularity,
+        private_io=request.private_io != "keep",
+    )
     if request.plan_out is not None:
         check_target(request.plan_out, inputs=data_files(opened.model, path))
     plan = _plan(request, opened, progress)
@@ -192,8 +208,10 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
     )
     if request.plan_out is not None:
         atomic_write_text(request.plan_out, to_json(plan, indent=2) + "\n")
+    configs: list[str] = []
     if not request.dry_run:
         save_model(shorter.applied.model, target, source=path)
+        configs = write_configs(path, target, shorter.layers)
     return CollapseResult(
         plan=plan,
         before=model_entry(path, opened.costs),
@@ -201,7 +219,7 @@ def run_collapse(request: CollapseRequest, *, progress: Progress | None = None) 
         output=None if request.dry_run else str(target),
         merges=merges,
         refused=refused,
-        notes=[*opened.notes, *shorter.notes],
+        notes=[*opened.notes, *shorter.notes, *configs],
     )
 
 
@@ -239,11 +257,13 @@ class _Shorter:
     names: list[str]
     only_cut: bool
     notes: list[str]
+    layers: tuple[int, ...] = ()
 
 
 def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Progress | None) -> _Shorter:
     """Cut the blocks of a plan, complete it with the activations asked for, and apply those."""
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
+    from lacoot_deploy.graph.surgery.private_io import layer_numbers, renumber_io
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
 
     records = opened.manifest.blocks if opened.manifest is not None else []
@@ -266,7 +286,26 @@ def _shorten(request: CollapseRequest, opened: Opened, plan: Plan, progress: Pro
             progress=progress,
         )
     applied = apply_activations(cut, plan, opened.model, trials=trials)
-    return _Shorter(plan, applied, [one.block.name for one in cuts], applied.model is cut, notes)
+    names, only_cut = [one.block.name for one in cuts], applied.model is cut
+    private = [name for one in cuts for name in (*one.block.private_inputs, *one.block.private_outputs)]
+    if not private:
+        return _Shorter(plan, applied, names, only_cut, notes)
+    renamed = renumber_io(applied.model, private) if request.private_io == "renumber" else {}
+    notes = [*notes, *_private_notes(private, renamed)]
+    layers = layer_numbers(private, opened.model.graph)
+    return _Shorter(plan, applied, names, only_cut and not renamed, notes, layers)
+
+
+def _private_notes(private: list[str], renamed: dict[str, str]) -> list[str]:
+    """What became of the model's inputs and outputs."""
+    gone = f"{', '.join(private[:4])}{' and more' if len(private) > 4 else ''}"
+    notes = [
+        f"{counted(len(private), 'input or output', 'inputs and outputs')} went with their blocks: {gone}."
+    ]
+    if renamed:
+        first = next(iter(renamed))
+        notes.append(f"{len(renamed)} were numbered anew: {first} is now {renamed[first]}.")
+    return notes
 
 
 def _fingerprint(request: CollapseRequest, opened: Opened, plan: Plan) -> str:

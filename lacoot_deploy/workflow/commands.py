@@ -36,6 +36,7 @@ def collapse_words(options: PlanOptions) -> list[str] | None:
         words.append("--refit" if search.refit else "--no-refit")
     if search.granularity == "unit":
         words.append("--units")
+    words += {"drop": ["--drop-private-io"], "renumber": ["--renumber"]}.get(search.private_io or "", [])
     words += _given(search, ("seed",))
     words += [] if data is None else data_words(data)
     words += [] if options.runtime is None else runtime_words(options.runtime)

@@ -51,9 +51,11 @@ def plan_for(
         wanted = _distance(limit, options)
         if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in opened.able):
             distances = _measured(opened, evidence, data, wanted, runtime)
+    # Trials compare all outputs of both networks: private ones go with their blocks only in the file that is written.
+    blocks = [replace(block, private_inputs=(), private_outputs=()) for block in opened.blocks]
     return make_plan(
         opened.model,
-        opened.blocks,
+        blocks,
         limit,
         options,
         evidence=evidence,
@@ -179,6 +181,9 @@ def recommended_plan(opened: Opened) -> Plan:
 
 def read_plan(path: str | Path) -> Plan:
     """Read a plan file.
+
+    Args:
+        path: As `collapse --plan-out` wrote it.
 
     Raises:
         InputError: It is missing, too large, or no plan.
