@@ -19,7 +19,10 @@ from lacoot_deploy.selection.names import (
     SEARCHES,
 )
 
-from .linear import show_linearised
+from .heal import HEALING, healing
+from .heal import SHARED as HEALING_OPTIONS
+from .heal import show as show_healing
+from .linear import score_heading, show_linearised
 from .options import (
     PATH,
     Command,
@@ -28,6 +31,7 @@ from .options import (
     Values,
     data_group,
     declared,
+    dims_group,
     group,
     output_group,
     runtime_group,
@@ -38,10 +42,11 @@ from .render import say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.data.options import DataOptions
-    from lacoot_deploy.manifest import PlanStep
+    from lacoot_deploy.manifest import Confirmation, PlanStep, QualityRecord
     from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.selection.limits import Limit
     from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+    from lacoot_deploy.workflow.collapse_heal import HealAfter, HealedCollapse
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 FAR, CHOOSING, PLACE, ACTIVATIONS = "How far to go", "Choosing", "Putting in place", "Activations"
@@ -89,6 +94,18 @@ _ASKED = (
         "--refit/--no-refit",
         default=None,
         help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
+    ),
+    Headed(
+        PLACE,
+        "--drop-private-io",
+        is_flag=True,
+        help="Take along inputs and outputs that belong to one block alone, such as a layer's cache.",
+    ),
+    Headed(
+        PLACE,
+        "--renumber",
+        is_flag=True,
+        help="As --drop-private-io, and number the caches that are left without gaps.",
     ),
     Headed(
         PLACE, "--form", type=click.Choice(FORMS), default="auto", show_default=True, help="How blocks go."
@@ -156,16 +173,43 @@ def _asked(values: Values) -> Asked:
         refit=values["refit"],
         form=values["form"],
         granularity="unit" if values["units"] else "block",
+        private_io="renumber" if values["renumber"] else "drop" if values["drop_private_io"] else "keep",
         seed=values["seed"],
     )
     return Asked(limit(named if about is not None else named | far), search, linearise)
+
+
+def _heal_after(values: Values) -> HealAfter | None:
+    """How to heal; None where `--heal` is not given."""
+    if not values["heal"]:
+        if values["candidates"] > 1:
+            raise click.UsageError("--candidates needs --heal.")
+        return None
+    from lacoot_deploy.workflow.collapse_heal import HealAfter
+
+    return HealAfter(healing(values), values["candidates"])
 
 
 @click.command("collapse", cls=Command)
 @click.argument("model", type=PATH)
 @group("asked", _asked, *_ASKED)
 @declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
+@group(
+    "after",
+    _heal_after,
+    Headed(HEALING, "--heal", is_flag=True, help="Teach the network that is left what MODEL answers."),
+    Headed(
+        HEALING,
+        "--candidates",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Heal that many plans for a short time, go on with the best.",
+    ),
+    *HEALING_OPTIONS,
+)
 @data_group(split="val")
+@dims_group("Size of a free dimension to measure times at  [default: that of the data]")
 @runtime_group()
 @declared(
     Headed(
@@ -187,7 +231,9 @@ def command(
     model: Path,
     asked: Asked,
     plan_file: Path | None,
+    after: HealAfter | None,
     data: DataOptions | None,
+    dims: dict[str, int],
     runtime: Runtime,
     probe: bool,
     out: Output,
@@ -209,6 +255,7 @@ def command(
       lacoot-deploy collapse model.onnx --max-drop 1 --data cifar10:cifar10.zip
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
       lacoot-deploy collapse mlp.onnx --linearise auto --max-drop 1 --data digits
+      lacoot-deploy collapse model.onnx --count 8 --heal --data npz:calib.npz
     """
     from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
 
@@ -220,24 +267,57 @@ def command(
         search=asked.search,
         linearise=asked.linearise,
         runtime=runtime,
+        dims=dims,
         probe=probe,
         **files,
     )
+    if after is not None:
+        from lacoot_deploy.workflow.collapse_heal import run_collapse_heal
+
+        with out.progress() as report:
+            healed = run_collapse_heal(request, after, progress=report)
+        out.result(healed, _show_healed, notes=(*healed.notes, *healed.healing.notes))
+        return
     with out.progress() as report:
         result = run_collapse(request, progress=report)
     out.result(result, show, notes=tuple(result.notes))
+
+
+def _show_healed(result: HealedCollapse) -> None:
+    """Print what went, which plans were tried, and what healing was worth."""
+    show(result, named=False)
+    rows = [
+        [
+            f"{one.name}{' (goes on)' if one.chosen else ''}",
+            significant(one.before.drift),
+            significant(one.after.drift),
+            significant(one.after.agreement, 4),
+        ]
+        for one in result.plan.evidence.candidates or ()
+    ]
+    if rows:
+        table(
+            [
+                ("plan", "left"),
+                ("drift", "right"),
+                ("drift healed", "right"),
+                ("agreement healed %", "right"),
+            ],
+            rows,
+        )
+    show_healing(result.healing)
 
 
 def _kind(step: PlanStep) -> str:
     return "none" if step.repair is None else step.repair.kind
 
 
-def show(result: CollapseResult) -> None:
+def show(result: CollapseResult, *, named: bool = True) -> None:
     """Print what went and what it changed."""
-    belief = result.plan.evidence.get("belief")
+    belief = result.plan.evidence.belief
     if belief is not None:
-        say(f"Task: {belief['task']}.")
-        say(belief["sentence"])
+        say(f"Task: {belief.task}.")
+        say(belief.sentence or "")
     if result.plan.steps:
         _show_blocks(result)
     refits = len(result.plan.refits)
@@ -249,45 +329,47 @@ def show(result: CollapseResult) -> None:
         f"{before.nodes} -> {after_.nodes} nodes, {metric(before.parameters)} -> {metric(after_.parameters)} "
         f"parameters, {metric(before.macs)} -> {metric(after_.macs)} MACs"
     )
-    judged = result.plan.evidence.get("judged_by", "")
-    confirming = result.plan.evidence.get("confirming") or {}
-    if "drop_points" in confirming:
-        low, high = confirming["ci95"]
-        what = "agreement with the dense model" if judged == "agreement" else judged
-        unit = confirming.get("unit", "points")
-        say(
-            f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
-            f"{confirming['drop_points']:.2f} {unit} (95 % interval {low:.2f} to {high:.2f})."
-        )
-    elif confirming:
-        say(
-            f"Confirmed on other samples: outputs drift by {confirming['collapsed']['drift']:.3g} (relative RMS)."
-        )
-    say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+    confirmed = result.plan.evidence.confirming
+    if confirmed is not None and confirmed.collapsed is not None:
+        say(confirmed_line(result.plan.evidence.judged_by, confirmed, confirmed.collapsed))
+    if named:
+        say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+
+
+def confirmed_line(judged: str | None, found: Confirmation, after: QualityRecord) -> str:
+    """What the samples that did not choose say."""
+    if found.drop_points is None or found.ci95 is None:
+        return f"Confirmed on other samples: outputs drift by {significant(after.drift)} (relative RMS)."
+    what = {None: "accuracy", "agreement": "agreement with the dense model"}.get(judged, judged)
+    low, high = found.ci95
+    return (
+        f"Confirmed on {after.samples} other samples: {what} drops by {found.drop_points:.2f} "
+        f"{found.unit or 'points'} (95 % interval {low:.2f} to {high:.2f})."
+    )
 
 
 def _show_blocks(result: CollapseResult) -> None:
     rows = []
     for step in result.plan.steps:
-        after = step.evidence.get("after_this_step") or {}
-        score = after.get("score", after.get("accuracy", after.get("agreement")))
+        after = step.evidence.after_this_step
+        score = None if after is None else after.shown
         rows.append(
             [
                 step.block,
                 step.form,
-                "exact" if step.evidence.get("lossless") else _kind(step),
-                significant(step.evidence.get("score")),
+                "exact" if step.evidence.lossless else _kind(step),
+                significant(step.evidence.score),
                 "-" if score is None else f"{score:.2f}",
             ]
         )
-    judged = result.plan.evidence.get("judged_by", "")
+    judged = result.plan.evidence.judged_by
     table(
         [
             ("removed block", "left"),
             ("form", "left"),
             ("repair", "left"),
             ("score" if result.plan.linearised else result.plan.criterion or "score", "right"),
-            (f"{judged} after" + (" %" if judged in ("accuracy", "agreement") else ""), "right"),
+            (score_heading(judged), "right"),
         ],
         rows,
     )

@@ -234,11 +234,18 @@ def _runtime(values: Values) -> Runtime:
     )
 
 
-def bench_group(*options: Headed) -> Callable[[_F], _F]:
-    """How latency is measured, as `BenchOptions`: `--min-time`, `--batch`, and what else a command has of them."""
+def bench_group(*options: Headed, switch: bool = False) -> Callable[[_F], _F]:
+    """How latency is measured, as `BenchOptions`: `--min-time`, `--batch`, and what else a command has of them.
+
+    Args:
+        options: What else it has.
+        switch: Whether `--bench` asks for it; without it the command gets None.
+    """
+    asked = [Headed("Measuring", "--bench", is_flag=True, help="Measure latency as well.")] if switch else []
     return group(
         "timing",
         _bench,
+        *asked,
         Headed(
             "Measuring",
             "--min-time",
@@ -252,18 +259,34 @@ def bench_group(*options: Headed) -> Callable[[_F], _F]:
     )
 
 
-def _bench(values: Values) -> BenchOptions:
+def _bench(values: Values) -> BenchOptions | None:
+    if not values.get("bench", True):
+        return None
     from dataclasses import fields
 
     from lacoot_deploy.bench.options import BenchOptions
 
     given = {entry.name: values[entry.name] for entry in fields(BenchOptions) if entry.name in values}
     if "dims" in given:
-        try:
-            given["dims"] = {key: int(value) for key, value in parse_pairs(values["dims"], "--dim").items()}
-        except ValueError:
-            raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
+        given["dims"] = parse_dims(values)
     return BenchOptions(**given)
+
+
+def dims_group(meaning: str = "Size of a free dimension where times are measured.") -> Callable[[_F], _F]:
+    """`--dim`, as the sizes by name."""
+    return group(
+        "dims",
+        parse_dims,
+        Headed("Data", "--dim", "dims", multiple=True, metavar="NAME=N", help=meaning),
+    )
+
+
+def parse_dims(values: Values) -> dict[str, int]:
+    """What `--dim` says."""
+    try:
+        return {key: int(value) for key, value in parse_pairs(values["dims"], "--dim").items()}
+    except ValueError:
+        raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
 
 
 def parse_pairs(values: tuple[str, ...], name: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.runtime.options import Runtime
-    from lacoot_deploy.shipping.account import Account, Gain, Line
+    from lacoot_deploy.shipping.account import Gain, Line, ShipResult
 
 TARGETS = ("cpu", "mobile", "cuda", "tensorrt", "openvino", "qnn", "coreml")
 
@@ -82,8 +82,8 @@ def command(
 
     Give the dense float32 model first and then what was cut from it: all are converted and held
     against the dense one. A quarter of the samples calibrates, a quarter chooses what stays
-    float32, and half of them, which chose nothing, is what the account is about. What drops by
-    more than --max-drop is reported and left out.
+    float32, and half of them, which chose nothing, is what the account is about. What drops
+    by more than the limit is reported and left out.
 
     The folder holds the files, ship.json, report.html, README.md with hashes and commands to
     verify, and run.py, which needs nothing of lacoot-deploy.
@@ -118,7 +118,7 @@ def command(
     require(account, chains)
 
 
-def show(account: Account) -> None:
+def show(account: ShipResult) -> None:
     """Print an account for reading."""
     conditions = account.conditions
     say(f"For {account.target}: {account.why}")

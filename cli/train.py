@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lacoot_deploy.training.loop import EpochReport
-    from lacoot_deploy.workflow.healing import HealSummary
+    from lacoot_deploy.workflow.healing import HealRunResult
     from lacoot_deploy.workflow.merging import MergeSummary
-    from lacoot_deploy.workflow.training import TrainSummary
+    from lacoot_deploy.workflow.training import TrainResult
 
 
 @click.command("train", cls=Command)
@@ -107,13 +107,13 @@ def _heal(
     trust: bool,
     out: Output,
 ) -> None:
-    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.healing import heal_run
     from lacoot_deploy.workflow.training import is_main_process
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
     with out.progress("at work") as told:
-        summary = heal(
+        summary = heal_run(
             run,
             plan_file,
             folder,
@@ -150,7 +150,7 @@ def say_all(lines: list[str]) -> None:
         say(line)
 
 
-def train_lines(summary: TrainSummary) -> list[str]:
+def train_lines(summary: TrainResult) -> list[str]:
     """What a run came to, in a few lines."""
     merge, plan = summary.merge, summary.plan
     if merge is not None:
@@ -163,14 +163,17 @@ def train_lines(summary: TrainSummary) -> list[str]:
         ]
     if plan is None:
         return [f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop."]
-    confirming = plan.evidence["confirming"]
-    return [
-        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
-        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
-    ]
+    line = (
+        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)})"
+    )
+    found = plan.evidence.confirming
+    scores = [] if found is None else [one.shown for one in (found.dense, found.collapsed) if one is not None]
+    if len(scores) == 2 and None not in scores:
+        line += f"; validation accuracy {scores[0]:.2f} -> {scores[1]:.2f} %"
+    return [f"{line}."]
 
 
-def heal_lines(summary: HealSummary) -> list[str]:
+def heal_lines(summary: HealRunResult) -> list[str]:
     """What a healing came to."""
     steps = [("dense", summary.dense_val_accuracy), ("cut", summary.cut_val_accuracy)]
     before = ", ".join(f"{name} {value:.2f} %" for name, value in steps if value is not None)

@@ -1,8 +1,8 @@
-"""The function that most callers want with plain keywords, which it makes into the objects that the rooms pass on."""
+"""Functions with plain keywords, which they make into the objects that the rooms pass on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -17,7 +17,9 @@ from lacoot_deploy.workflow.collapsing import CollapseRequest, CollapseResult, r
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.selection.options import LineariseOptions
+    from lacoot_deploy.shipping.account import ShipResult
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -111,6 +113,51 @@ def collapse(
     if unknown:
         raise TypeError(f"collapse() got an unexpected keyword argument {min(unknown)!r}")
     return run_collapse(request, progress=given.get("progress"))
+
+
+class ShipKeywords(TypedDict, total=False):
+    """The fields of `ShipRequest` beside its files."""
+
+    target: str
+    conversions: tuple[str, ...]
+    max_drop: float | None
+    opset: int | None
+    batch: int
+    bench: BenchOptions | None
+    runtime: Runtime
+
+
+def ship(
+    models: Sequence[str | Path],
+    output: str | Path,
+    *,
+    data: DataOptions | str,
+    progress: Callable[[int, int, str], None] | None = None,
+    **keywords: Unpack[ShipKeywords],
+) -> ShipResult:
+    """Convert models for a device, verify every file, and write a folder that can be handed on.
+
+        ship(["model.onnx", "short.onnx"], "phone", data="npz:calib.npz", target="mobile")
+
+    Args:
+        models: ONNX files, the dense float32 one that all are held against first.
+        output: The folder to write.
+        data: Samples to calibrate, choose and confirm by; text as after `--data`.
+        progress: Called with (done, total, what).
+        keywords: The other fields of `ShipRequest`: `target`, `conversions`, `max_drop`, `opset`, `batch`, `bench`
+            (None to measure no latency) and `runtime`.
+
+    Raises:
+        UsageError: Options contradict each other.
+        InputError: A file or the data cannot be used, or the folder cannot be written.
+        ProviderError: The requested provider does not run the model here.
+    """
+    from lacoot_deploy.workflow.ship_request import ShipRequest
+    from lacoot_deploy.workflow.shipping import run_ship
+
+    paths = tuple(Path(path) for path in models)
+    request = ShipRequest(paths, Path(output), DataOptions.of(data, split="val"), **keywords)
+    return run_ship(request, progress=progress)
 
 
 def _taken(given: dict[str, Any], kind: type[Any]) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ def waiting_threads_sleep() -> None:
 
 def usable_threads() -> int:
     """Threads that this process may run at once: its affinity, and the processor time of its container."""
+    # Imported here: the help of the command line needs nothing of it.
     from lacoot_deploy import machine
 
     quota, cpus = machine.cpu_quota(), machine.usable_cpus()

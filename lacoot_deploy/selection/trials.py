@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ class Trials:
         runtime: Where they run.
         speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
         latencies: Measures the milliseconds that each block takes; needed for a criterion that weighs them.
+        timed: Tells the shape of each input that both are measured at; empty where they are the tool's own choice.
     """
 
     source: Path | None = None
     runtime: Runtime = AUTO
     speedup: Callable[[onnx.ModelProto], float] | None = None
     latencies: Callable[[], Mapping[str, float]] | None = None
+    timed: Callable[[], Mapping[str, list[int]]] | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -41,14 +44,20 @@ class Trials:
     def session(self, model: onnx.ModelProto) -> Session:
         """A session of a model."""
         from lacoot_deploy.runtime.sessions import open_session
+        from lacoot_deploy.runtime.weights import SharedWeights
 
-        return open_session(model, self.runtime, source=self.source, label="The plan's model")
+        share = partial(SharedWeights(model, self.source).configure, model)
+        return open_session(
+            model, self.runtime, source=self.source, label="The plan's model", configure=share
+        )
 
-    def outputs(self, model: onnx.ModelProto, samples: Samples) -> dict[str, NDArray[Any]]:
-        """The outputs of a model for all samples."""
+    def outputs(
+        self, model: onnx.ModelProto, samples: Samples, names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs of a model for all samples; those named, or all."""
         from lacoot_deploy.runtime.evaluate import predict
 
-        return predict(self.session(model), samples)
+        return predict(self.session(model), samples, names)
 
 
 ANYWHERE = Trials()

@@ -62,21 +62,6 @@ class Quality:
         """How much worse another network's score is, in the measure's unit."""
         return self.score - after.score if self.higher else after.score - self.score
 
-    def record(self) -> dict[str, Any]:
-        """As plain data for evidence in a plan; what was not measured is left out."""
-        found = {
-            "samples": self.samples,
-            "drift": self.drift,
-            "divergence": self.divergence,
-            "agreement": self.agreement,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "score": self.score,
-            "measure": self.score_name,
-            "unit": self.unit,
-        }
-        return {key: value for key, value in found.items() if value is not None}
-
 
 class Judge:
     """Judges outputs of any network on the samples of the dense network's outputs, by one task."""
@@ -145,6 +130,11 @@ class Judge:
         truth = self.truth if labels else self._unlabelled
         return self.task.costs(outputs, truth.take(part), {n: v[part] for n, v in self.dense.items()})
 
+    def worse_by(self, first: Outputs, second: Outputs) -> Difference:
+        """How much worse the second outputs' score is than the first's, with its paired interval."""
+        one, other = (self.task.statistics(outputs, self.truth, self.dense) for outputs in (first, second))
+        return self.task.difference(one, other)
+
     def dense_score(self) -> Score:
         """The dense network's own score with its interval; against itself where there are no labels."""
         return self.task.score(self.task.statistics(self.dense, self.truth, self.dense))
@@ -154,15 +144,12 @@ class Judge:
         before = self.task.statistics(self.dense, self.truth, self.dense)
         return self.task.difference(before, self.task.statistics(outputs, self.truth, self.dense))
 
-    def drop(self, outputs: Outputs) -> dict[str, Any]:
-        """The same as plain data for evidence in a plan."""
-        found = self.difference(outputs)
-        return {
-            "drop_points": found.drop,
-            "ci95": [found.low, found.high],
-            "unit": self.task.measure.unit,
-            "interval": found.method,
-        }
+    def surely_better(self, outputs: Outputs, than: Outputs) -> bool:
+        """Whether the score against labels is better by more than its interval; never without labels."""
+        if not self.labels:
+            return False
+        found = (self.task.statistics(values, self.truth, self.dense) for values in (than, outputs))
+        return self.task.difference(next(found), next(found)).high < 0
 
 
 def _mean(costs: NDArray[np.float64]) -> float:

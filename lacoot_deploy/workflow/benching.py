@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.bench.options import BLOCK_SECONDS, DEFAULTS, BenchOptions
-from lacoot_deploy.bench.per_block import BlockLatencies, Realised
 from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
@@ -17,18 +16,6 @@ from lacoot_deploy.workflow.data import samples_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-class BenchReport(BenchResult):
-    """What `bench --json` prints.
-
-    Attributes:
-        per_block: Where A's time goes; None unless asked for.
-        realised: How much of the saving that the blocks missing in B promised is there; None without them.
-    """
-
-    per_block: BlockLatencies | None = None
-    realised: Realised | None = None
 
 
 def benchmark(
@@ -40,14 +27,15 @@ def benchmark(
     runtime: Runtime = AUTO,
     per_block: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> BenchReport:
+) -> BenchResult:
     """Latency of model A, or of A and B in interleaved pairs.
 
     Args:
         a: The model, or the reference of the two.
         b: The model that is said to be faster or slower than A.
         options: How to measure.
-        data: Real samples to run on, text as after `--data`; None to generate inputs.
+        data: Real samples to run on, text as after `--data`; None to generate inputs. Where `options.dims` asks for
+            other sizes than theirs, inputs are generated with those.
         runtime: Where both run.
         per_block: Measure also where A's time goes, by block, and where B is A without some of them, how much of the
             latency that they took was saved.
@@ -67,12 +55,15 @@ def benchmark(
     feeds: dict[str, NDArray[Any]] | None = None
     if data is not None:
         from lacoot_deploy.manifest import read_manifest
+        from lacoot_deploy.runtime.sizes import timed_feeds
 
         data, batch = DataOptions.of(data), options.batch or 1
         samples = samples_for(models[0], read_manifest(models[0], path=paths[0]), data)
         if len(samples) < batch:
             raise InputError(f"--batch {batch} is larger than the {len(samples)} samples of {data.spec}.")
         feeds = next(samples.batches(batch))
+        if options.dims or options.batch is None:
+            feeds = timed_feeds(models[0], samples, options.dims, runtime=runtime, source=paths[0])
         options = replace(options, batch=None, dims={})
     result = bench(
         paths[0],
@@ -82,14 +73,13 @@ def benchmark(
         feeds=feeds,
         progress=progress,
     )
-    report = BenchReport(**result.model_dump())
     if per_block:
-        _add_blocks(report, paths, options, runtime, feeds)
-    return report
+        _add_blocks(result, paths, options, runtime, feeds)
+    return result
 
 
 def _add_blocks(
-    report: BenchReport,
+    result: BenchResult,
     paths: list[Path],
     options: BenchOptions,
     runtime: Runtime,
@@ -99,7 +89,7 @@ def _add_blocks(
     from lacoot_deploy.workflow.inspecting import open_model
 
     opened = [open_model(path) for path in paths]
-    report.per_block = block_latencies(
+    result.per_block = block_latencies(
         paths[0],
         opened[0].able,
         replace(options, min_time=BLOCK_SECONDS),
@@ -109,11 +99,11 @@ def _add_blocks(
     if len(opened) < 2:
         return
     had, left = ({block.name for block in one.blocks} for one in opened)
-    gone = [block.name for block in report.per_block.blocks if block.name not in left]
+    gone = [block.name for block in result.per_block.blocks if block.name not in left]
     if left - had:
-        report.warnings.append(
+        result.warnings.append(
             f"B has blocks that A has not ({min(left - had)}), so it is not A without some of its blocks: what was to "
             f"be expected of it is not known."
         )
     elif gone:
-        report.realised = realised(report.per_block, gone, report)
+        result.realised = realised(result.per_block, gone, result)

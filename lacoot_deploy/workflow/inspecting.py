@@ -56,7 +56,7 @@ class ModelEntry(BaseModel):
     opset: int
 
 
-class Inspection(BaseModel):
+class InspectResult(BaseModel):
     """What `inspect --json` prints."""
 
     schema_version: int = 1
@@ -93,7 +93,13 @@ class Opened:
         return [block for block in self.blocks if block.collapsible and not block.scope]
 
 
-def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:
+def open_model(
+    path: str | Path,
+    *,
+    probe: bool = True,
+    granularity: Granularity = "block",
+    private_io: bool = False,
+) -> Opened:
     """Load a model and find its blocks.
 
     Args:
@@ -101,6 +107,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
         probe: Where shapes around a merge stay unknown statically, settle them by one run in ONNX Runtime on
             generated input.
         granularity: Whole blocks, or every residual unit as a block of its own.
+        private_io: Whether inputs and outputs of the model that belong to a block alone may go with it.
 
     Raises:
         InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
@@ -114,7 +121,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
     model = read_model(path)
     manifest = read_manifest(model, path=path)
     notes: tuple[str, ...] = ()
-    found = survey(model, granularity=granularity)
+    found = survey(model, granularity=granularity, private_io=private_io)
     blocks, undecided = found.blocks, found.undecided
     if undecided and probe:
         from lacoot_deploy.errors import LacootError
@@ -122,7 +129,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
 
         try:
             shapes = probe_file(path, undecided)
-            blocks = find_blocks(model, shapes=shapes, granularity=granularity)
+            blocks = find_blocks(model, shapes=shapes, granularity=granularity, private_io=private_io)
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
             notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)
@@ -132,7 +139,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
     return Opened(model, path, manifest, blocks, found.costs, notes, found)
 
 
-def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Inspection:
+def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> InspectResult:
     """The blocks of an ONNX file: structure, cost, recorded distance, and for each whether it can go.
 
     Args:
@@ -145,7 +152,7 @@ def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = 
     """
     opened = open_model(path, probe=probe, granularity=granularity)
     recorded, notes = recorded_distances(opened.manifest, opened.blocks)
-    return Inspection(
+    return InspectResult(
         model=model_entry(path, opened.costs),
         blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
         notes=[*opened.notes, *notes, *conversion_notes(opened.manifest)],
@@ -188,21 +195,9 @@ def recorded_distances(
 
 
 def _entry(block: Block, distances: dict[str, DistanceRecord] | None) -> BlockEntry:
-    reason = block.reason
-    return BlockEntry(
-        name=block.name,
-        input=block.input,
-        output=block.output,
-        units=[unit.name for unit in block.units],
-        forms=[form.value for form in block.forms],
-        shape=None if block.shape is None else list(block.shape),
-        dtype=block.dtype,
-        nodes=list(block.nodes),
-        parameters=block.parameters,
-        macs=block.macs,
-        collapsible=block.collapsible,
-        reason=None
-        if reason is None
-        else ReasonEntry(code=reason.code, text=reason.text, values=list(reason.values)),
-        distance=distances,
-    )
+    given = {name: getattr(block, name, None) for name in BlockEntry.model_fields} | {
+        "units": [unit.name for unit in block.units],
+        "forms": [form.value for form in block.forms],
+        "distance": distances,
+    }
+    return BlockEntry.model_validate(given, from_attributes=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacoot_deploy.data.options import DataOptions
+from lacoot_deploy.data.options import DataOptions, portable
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.reports.records import Answer, Point, ReportDocument
+from lacoot_deploy.reports.records import Answer, Point, ReportResult
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.report_curves import curves_of
@@ -21,7 +21,6 @@ from lacoot_deploy.workflow.report_inputs import (
     Given,
     GivenModel,
     cast,
-    portable,
     read_inputs,
     read_model,
 )
@@ -43,9 +42,9 @@ from lacoot_deploy.workflow.report_recipe import reproduction_of
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.bench.result import BenchResult
     from lacoot_deploy.reports.records import Sample
-    from lacoot_deploy.runtime.compare import Comparison
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.runtime.compare import CompareResult
 
 Progress = Callable[[int, int, str], None]
 
@@ -70,11 +69,11 @@ class Measured:
         worst: Samples that differ most.
     """
 
-    comparison: Comparison | None = None
+    comparison: CompareResult | None = None
     judged_on: str = "the data given to 'compare'"
-    control: Comparison | None = None
-    bench: BenchReport | None = None
-    control_bench: BenchReport | None = None
+    control: CompareResult | None = None
+    bench: BenchResult | None = None
+    control_bench: BenchResult | None = None
     steps: dict[int, float] = field(default_factory=dict)
     others: list[Point] = field(default_factory=list)
     worst: list[Sample] = field(default_factory=list)
@@ -90,7 +89,7 @@ def report(
     runtime: Runtime = AUTO,
     title: str | None = None,
     progress: Progress | None = None,
-) -> ReportDocument:
+) -> ReportResult:
     """Write one self-contained page about a dense network, what was cut from it, what that cost and what it gained.
 
     Dense and collapsed files are matched through the history that a collapsed file carries. Where only the dense
@@ -270,7 +269,7 @@ class _Timer:
 
     def __call__(
         self, path: Path, what: str, *, seconds: float | None = None, per_block: bool = False
-    ) -> BenchReport:
+    ) -> BenchResult:
         from lacoot_deploy.workflow.benching import benchmark
 
         tell = self.progress
@@ -312,7 +311,7 @@ def _steps(dense: GivenModel, plan: Plan | None, folder: Path) -> list[tuple[int
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan
 
-    if plan is None or len(plan.steps) < 2 or "after_this_step" not in plan.steps[0].evidence:
+    if plan is None or len(plan.steps) < 2 or plan.steps[0].evidence.after_this_step is None:
         return []
     cuts, _ = resolve_plan(plan, dense.opened.blocks)
     depths = sorted({round(1 + i * (len(cuts) - 1) / (STEPS - 1)) for i in range(STEPS)})
@@ -334,7 +333,7 @@ def _document(
     *,
     written: bool,
     title: str | None,
-) -> ReportDocument:
+) -> ReportResult:
     from lacoot_deploy.workflow.report_missing import missing_sections
     from lacoot_deploy.workflow.report_samples import worst_samples
 
@@ -352,9 +351,6 @@ def _document(
         removed,
     )
     lines = [] if parts.dense is None else block_lines(parts.dense, removed, refits, bench)
-    metric, curves = curves_of(
-        parts, cost, gain, scratch, removed, plan, measured.steps, given.tables, measured.others
-    )
     networks = networks_of(parts, written=written)
     names = ["dense", "collapsed"]
     answer = Answer(
@@ -367,7 +363,10 @@ def _document(
         gain=gain,
         scratch=scratch,
     )
-    document = ReportDocument(
+    metric, curves = curves_of(
+        parts, answer, plan, given.tables, steps=measured.steps, others=measured.others
+    )
+    document = ReportResult(
         title=title or title_of(parts),
         networks=networks,
         answer=answer if removed or answer.linearised else None,

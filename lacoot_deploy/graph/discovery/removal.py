@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from lacoot_deploy.graph.model.index import GraphIndex, Node
 
@@ -13,7 +14,8 @@ def dead_after(
     *,
     kept: Iterable[str],
     dropped: Sequence[tuple[Node, str]] = (),
-    live: frozenset[str],
+    released: Collection[str] = (),
+    idle: AbstractSet[int],
 ) -> list[Node]:
     """Nodes that die when values lose all readers, or single operands are taken from nodes that stay.
 
@@ -24,17 +26,18 @@ def dead_after(
         unread: Values that nothing reads any more.
         kept: Values that gain readers, and stay.
         dropped: Operands that single nodes stop reading.
-        live: Values that some result of the graph depends on.
+        released: Results of the graph that go as well.
+        idle: Positions of the nodes that contribute to no result.
 
     Returns:
         The nodes in topological order.
     """
-    idle = {node.index for node in graph.nodes if live.isdisjoint(node.outputs)}
     lost: dict[str, set[int]] = {}
     for node, name in dropped:
         lost.setdefault(name, set(idle)).add(node.index)
     forced, needed = set(unread), set(kept)
-    stack = [graph.producer[name] for name in (*forced, *lost) if name in graph.producer]
+    needed |= graph.output_set.difference(released)
+    stack = [graph.producer[name] for name in (*forced, *lost, *released) if name in graph.producer]
     dead: dict[int, Node] = {}
     while stack:
         node = stack.pop()
@@ -56,13 +59,13 @@ def _unread(
     graph: GraphIndex,
     name: str,
     dead: dict[int, Node],
-    lost: set[int],
+    lost: AbstractSet[int],
     forced: set[str],
     needed: set[str],
 ) -> bool:
     if name in forced:
         return True
-    if name in needed or name in graph.output_set:
+    if name in needed:
         return False
     return all(reader.index in dead or reader.index in lost for reader in graph.readers(name))
 
