@@ -172,7 +172,8 @@ def test_operators_that_fell_back_are_told(tmp_path):
     job = job_for(residual_cnn()[0], tmp_path)
     half = applied(job, "fp16", tmp_path).path
     said = fallbacks(half, tmp_path, numbers="fp16", runtime=CPU)
-    assert not said or "cast" in said[0]
+    # Processors without float16 kernels compute the file in float32, all of it.
+    assert not said or "Conv" in said[0]
     whole = applied(replace(job, folder=tmp_path / "b"), "int8", tmp_path).path
     assert fallbacks(whole, tmp_path, numbers="int8", runtime=CPU) == []
     assert fallbacks(job.path, tmp_path, numbers="int8", runtime=CPU) == [
