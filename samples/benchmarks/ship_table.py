@@ -35,6 +35,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("name", help="what the table calls the network")
     parser.add_argument("model", type=Path)
+    parser.add_argument("others", type=Path, nargs="*", help="further networks, such as a healed cut")
     parser.add_argument("--data", required=True)
     parser.add_argument("--count", type=int, required=True, help="blocks (or units) that go")
     parser.add_argument("--units", action="store_true", help="single residual units instead of blocks")
@@ -58,7 +59,7 @@ def main() -> None:
             runtime=runtime,
         )
         account = ship(
-            [given.model, folder / "short.onnx"],
+            [given.model, folder / "short.onnx", *given.others],
             folder / "out",
             data=DataOptions(given.data, split="test"),
             conversions=(*CHAINS, *given.more),
