@@ -19,7 +19,7 @@ from lacoot_deploy.selection.names import (
     SEARCHES,
 )
 
-from .linear import show_linearised
+from .linear import score_heading, show_linearised
 from .options import (
     PATH,
     Command,
@@ -28,6 +28,7 @@ from .options import (
     Values,
     data_group,
     declared,
+    dims_group,
     group,
     output_group,
     runtime_group,
@@ -38,7 +39,7 @@ from .render import say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.data.options import DataOptions
-    from lacoot_deploy.manifest import PlanStep
+    from lacoot_deploy.manifest import Confirmation, PlanStep, QualityRecord
     from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.selection.limits import Limit
     from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
@@ -89,6 +90,18 @@ _ASKED = (
         "--refit/--no-refit",
         default=None,
         help="Refit the blocks that stay; it adds no cost.  [default: with --repair auto]",
+    ),
+    Headed(
+        PLACE,
+        "--drop-private-io",
+        is_flag=True,
+        help="Take along inputs and outputs that belong to one block alone, such as a layer's cache.",
+    ),
+    Headed(
+        PLACE,
+        "--renumber",
+        is_flag=True,
+        help="As --drop-private-io, and number the caches that are left without gaps.",
     ),
     Headed(
         PLACE, "--form", type=click.Choice(FORMS), default="auto", show_default=True, help="How blocks go."
@@ -156,6 +169,7 @@ def _asked(values: Values) -> Asked:
         refit=values["refit"],
         form=values["form"],
         granularity="unit" if values["units"] else "block",
+        private_io="renumber" if values["renumber"] else "drop" if values["drop_private_io"] else "keep",
         seed=values["seed"],
     )
     return Asked(limit(named if about is not None else named | far), search, linearise)
@@ -166,6 +180,7 @@ def _asked(values: Values) -> Asked:
 @group("asked", _asked, *_ASKED)
 @declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
 @data_group(split="val")
+@dims_group("Size of a free dimension to measure times at  [default: that of the data]")
 @runtime_group()
 @declared(
     Headed(
@@ -188,6 +203,7 @@ def command(
     asked: Asked,
     plan_file: Path | None,
     data: DataOptions | None,
+    dims: dict[str, int],
     runtime: Runtime,
     probe: bool,
     out: Output,
@@ -220,6 +236,7 @@ def command(
         search=asked.search,
         linearise=asked.linearise,
         runtime=runtime,
+        dims=dims,
         probe=probe,
         **files,
     )
@@ -234,10 +251,10 @@ def _kind(step: PlanStep) -> str:
 
 def show(result: CollapseResult) -> None:
     """Print what went and what it changed."""
-    belief = result.plan.evidence.get("belief")
+    belief = result.plan.evidence.belief
     if belief is not None:
-        say(f"Task: {belief['task']}.")
-        say(belief["sentence"])
+        say(f"Task: {belief.task}.")
+        say(belief.sentence or "")
     if result.plan.steps:
         _show_blocks(result)
     refits = len(result.plan.refits)
@@ -249,45 +266,46 @@ def show(result: CollapseResult) -> None:
         f"{before.nodes} -> {after_.nodes} nodes, {metric(before.parameters)} -> {metric(after_.parameters)} "
         f"parameters, {metric(before.macs)} -> {metric(after_.macs)} MACs"
     )
-    judged = result.plan.evidence.get("judged_by", "")
-    confirming = result.plan.evidence.get("confirming") or {}
-    if "drop_points" in confirming:
-        low, high = confirming["ci95"]
-        what = "agreement with the dense model" if judged == "agreement" else judged
-        unit = confirming.get("unit", "points")
-        say(
-            f"Confirmed on {confirming['collapsed']['samples']} other samples: {what} drops by "
-            f"{confirming['drop_points']:.2f} {unit} (95 % interval {low:.2f} to {high:.2f})."
-        )
-    elif confirming:
-        say(
-            f"Confirmed on other samples: outputs drift by {confirming['collapsed']['drift']:.3g} (relative RMS)."
-        )
+    confirmed = result.plan.evidence.confirming
+    if confirmed is not None and confirmed.collapsed is not None:
+        say(confirmed_line(result.plan.evidence.judged_by, confirmed, confirmed.collapsed))
     say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+
+
+def confirmed_line(judged: str | None, found: Confirmation, after: QualityRecord) -> str:
+    """What the samples that did not choose say."""
+    if found.drop_points is None or found.ci95 is None:
+        return f"Confirmed on other samples: outputs drift by {significant(after.drift)} (relative RMS)."
+    what = {None: "accuracy", "agreement": "agreement with the dense model"}.get(judged, judged)
+    low, high = found.ci95
+    return (
+        f"Confirmed on {after.samples} other samples: {what} drops by {found.drop_points:.2f} "
+        f"{found.unit or 'points'} (95 % interval {low:.2f} to {high:.2f})."
+    )
 
 
 def _show_blocks(result: CollapseResult) -> None:
     rows = []
     for step in result.plan.steps:
-        after = step.evidence.get("after_this_step") or {}
-        score = after.get("score", after.get("accuracy", after.get("agreement")))
+        after = step.evidence.after_this_step
+        score = None if after is None else after.shown
         rows.append(
             [
                 step.block,
                 step.form,
-                "exact" if step.evidence.get("lossless") else _kind(step),
-                significant(step.evidence.get("score")),
+                "exact" if step.evidence.lossless else _kind(step),
+                significant(step.evidence.score),
                 "-" if score is None else f"{score:.2f}",
             ]
         )
-    judged = result.plan.evidence.get("judged_by", "")
+    judged = result.plan.evidence.judged_by
     table(
         [
             ("removed block", "left"),
             ("form", "left"),
             ("repair", "left"),
             ("score" if result.plan.linearised else result.plan.criterion or "score", "right"),
-            (f"{judged} after" + (" %" if judged in ("accuracy", "agreement") else ""), "right"),
+            (score_heading(judged), "right"),
         ],
         rows,
     )

@@ -111,7 +111,7 @@ def show(comparison: Comparison) -> None:
     if comparison.task is not None:
         say(f"Task: {comparison.task}.")
     if comparison.dense is not None:
-        say(comparison.dense["sentence"])
+        say(comparison.dense.sentence or "")
     table(
         [
             ("output", "left"),

@@ -100,20 +100,25 @@ def _general(entry: ActivationEntry) -> str:
     return _MEANINGS.get(entry.reason.code, entry.reason.text)
 
 
+def score_heading(judged: str | None) -> str:
+    """The heading of the scores after every step."""
+    shares = ("accuracy", "agreement")
+    return "" if judged in (None, "drift") else f"{judged} after{' %' if judged in shares else ''}"
+
+
 def show_linearised(result: CollapseResult) -> None:
     """Print which activations became linear, and what was merged and what not."""
     plan = result.plan
     if plan.linearised:
-        judged = plan.evidence.get("judged_by", "")
         rows = []
         for record in plan.linearised:
-            after = record.evidence.get("after_this_step") or {}
-            score = after.get("score", after.get("accuracy", after.get("agreement")))
+            after = record.evidence.after_this_step
+            score = None if after is None else after.shown
             rows.append(
                 [
                     record.activation,
                     "identity" if record.slope is None else str(plan.fit),
-                    significant(record.evidence.get("score")),
+                    significant(record.evidence.score),
                     "-" if score is None else f"{score:.2f}",
                 ]
             )
@@ -121,10 +126,10 @@ def show_linearised(result: CollapseResult) -> None:
             ("linear activation", "left"),
             ("now", "left"),
             (plan.criterion or "score", "right"),
-            (f"{judged} after" + (" %" if judged in ("accuracy", "agreement") else ""), "right"),
+            (score_heading(plan.evidence.judged_by), "right"),
         ]
         # Without data there is nothing to say but which.
-        width = len(columns) if plan.evidence.get("measured") else 2
+        width = len(columns) if plan.evidence.measured else 2
         table(columns[:width], [row[:width] for row in rows])
     if plan.merge is None:
         return

@@ -25,6 +25,7 @@ COMMANDS = (
     "inspect",
     "measure",
     "collapse",
+    "heal",
     "ship",
     "compare",
     "bench",

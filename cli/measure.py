@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from .inspect import show
-from .options import PATH, Command, Headed, Output, data_group, declared, output_group, runtime_group, written
+from .options import (
+    PATH,
+    Command,
+    Headed,
+    Output,
+    data_group,
+    declared,
+    dims_group,
+    output_group,
+    runtime_group,
+    written,
+)
 
 if TYPE_CHECKING:
     from lacoot_deploy.data.options import DataOptions
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
         help="Time every block as well.  [default: yes]",
     ),
 )
+@dims_group("Size of a free dimension to time the blocks at  [default: that of the data]")
 @data_group(split="val", required=True)
 @runtime_group()
 @output_group(
@@ -45,6 +57,7 @@ def command(
     runtime: Runtime,
     projections: int,
     latency: bool,
+    dims: dict[str, int],
     out: Output,
 ) -> None:
     """Measure how far each block's output is from its input.
@@ -67,6 +80,7 @@ def command(
             projections=projections,
             runtime=runtime,
             latency=latency,
+            dims=dims,
             progress=report,
         )
     out.result(inspection, show, notes=(*inspection.notes, f"Wrote {output}."))

@@ -259,11 +259,25 @@ def _bench(values: Values) -> BenchOptions:
 
     given = {entry.name: values[entry.name] for entry in fields(BenchOptions) if entry.name in values}
     if "dims" in given:
-        try:
-            given["dims"] = {key: int(value) for key, value in parse_pairs(values["dims"], "--dim").items()}
-        except ValueError:
-            raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
+        given["dims"] = parse_dims(values)
     return BenchOptions(**given)
+
+
+def dims_group(meaning: str = "Size of a free dimension where times are measured.") -> Callable[[_F], _F]:
+    """`--dim`, as the sizes by name."""
+    return group(
+        "dims",
+        parse_dims,
+        Headed("Data", "--dim", "dims", multiple=True, metavar="NAME=N", help=meaning),
+    )
+
+
+def parse_dims(values: Values) -> dict[str, int]:
+    """What `--dim` says."""
+    try:
+        return {key: int(value) for key, value in parse_pairs(values["dims"], "--dim").items()}
+    except ValueError:
+        raise click.BadParameter("the value must be a number.", param_hint="--dim") from None
 
 
 def parse_pairs(values: tuple[str, ...], name: str) -> dict[str, str]:

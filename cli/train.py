@@ -107,13 +107,13 @@ def _heal(
     trust: bool,
     out: Output,
 ) -> None:
-    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.healing import heal_run
     from lacoot_deploy.workflow.training import is_main_process
 
     if run is None:
         raise click.UsageError("--heal needs the run folder that the plan was made for.")
     with out.progress("at work") as told:
-        summary = heal(
+        summary = heal_run(
             run,
             plan_file,
             folder,
@@ -163,11 +163,14 @@ def train_lines(summary: TrainSummary) -> list[str]:
         ]
     if plan is None:
         return [f"{summary.model}: no block can go within the limit; try a larger penalty or max_drop."]
-    confirming = plan.evidence["confirming"]
-    return [
-        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)}); "
-        f"validation accuracy {confirming['dense']['accuracy']:.2f} -> {confirming['collapsed']['accuracy']:.2f} %."
-    ]
+    line = (
+        f"{summary.model}: {len(plan.steps)} blocks can go ({', '.join(step.block for step in plan.steps)})"
+    )
+    found = plan.evidence.confirming
+    scores = [] if found is None else [one.shown for one in (found.dense, found.collapsed) if one is not None]
+    if len(scores) == 2 and None not in scores:
+        line += f"; validation accuracy {scores[0]:.2f} -> {scores[1]:.2f} %"
+    return [f"{line}."]
 
 
 def heal_lines(summary: HealSummary) -> list[str]:

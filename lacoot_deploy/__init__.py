@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lacoot_deploy.api import collapse, ship
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.healing.files import save_weights, torch_module
+    from lacoot_deploy.healing.options import HealOptions
     from lacoot_deploy.manifest import Manifest, Plan
     from lacoot_deploy.runtime.doctor import diagnose as doctor
     from lacoot_deploy.runtime.options import Runtime
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from lacoot_deploy.selection.planning import Limit
     from lacoot_deploy.workflow.benching import benchmark
     from lacoot_deploy.workflow.comparing import compare
-    from lacoot_deploy.workflow.healing import heal
+    from lacoot_deploy.workflow.healing import heal_run
+    from lacoot_deploy.workflow.healing_files import heal
     from lacoot_deploy.workflow.inspecting import inspect
     from lacoot_deploy.workflow.measuring import measure
     from lacoot_deploy.workflow.reporting import report
@@ -44,7 +47,11 @@ _PLACES = {
     "compare": ("lacoot_deploy.workflow.comparing", "compare"),
     "doctor": ("lacoot_deploy.runtime.doctor", "diagnose"),
     "export": ("lacoot_deploy.workflow.training", "export"),
-    "heal": ("lacoot_deploy.workflow.healing", "heal"),
+    "HealOptions": ("lacoot_deploy.healing.options", "HealOptions"),
+    "heal": ("lacoot_deploy.workflow.healing_files", "heal"),
+    "heal_run": ("lacoot_deploy.workflow.healing", "heal_run"),
+    "save_weights": ("lacoot_deploy.healing.files", "save_weights"),
+    "torch_module": ("lacoot_deploy.healing.files", "torch_module"),
     "inspect": ("lacoot_deploy.workflow.inspecting", "inspect"),
     "measure": ("lacoot_deploy.workflow.measuring", "measure"),
     "report": ("lacoot_deploy.workflow.reporting", "report"),
@@ -55,6 +62,7 @@ _PLACES = {
 __all__ = [
     "BenchOptions",
     "DataOptions",
+    "HealOptions",
     "LacootError",
     "Limit",
     "LineariseOptions",
@@ -68,10 +76,13 @@ __all__ = [
     "doctor",
     "export",
     "heal",
+    "heal_run",
     "inspect",
     "measure",
     "report",
+    "save_weights",
     "ship",
+    "torch_module",
     "train",
 ]
 

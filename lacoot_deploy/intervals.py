@@ -112,13 +112,22 @@ def _mean_interval(values: NDArray[np.float64], unseen: float) -> tuple[float, f
 
 
 def bootstrap_interval(
-    score: Callable[[NDArray[np.int64]], float], samples: int, *, draws: int = 400, seed: int = 0
+    score: Callable[[NDArray[np.int64]], float],
+    samples: int,
+    *,
+    span: float | None = None,
+    draws: int = 400,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile interval of a score of sample indices; draws whose score is not finite are left out.
+
+    Where all draws are equal, three samples of as many as there are may still be otherwise (the rule of three): so much
+    of the span is left open on both sides.
 
     Args:
         score: Computes the score of the given samples.
         samples: Number of samples.
+        span: Distance of the best and the worst score that there can be, where known.
         draws: Number of resamples.
         seed: Seed of the draws.
     """
@@ -127,14 +136,15 @@ def bootstrap_interval(
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return -math.inf, math.inf
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = (float(value) for value in np.percentile(finite, [2.5, 97.5]))
+    unseen = 3 / (samples + 3) * (span or abs(low)) if high - low <= 1e-12 * abs(high) else 0.0
+    return low - unseen, high + unseen
 
 
 def paired_score_interval(
-    score: Callable[[NDArray[Any]], float],
-    a: NDArray[Any],
-    b: NDArray[Any],
+    a: Callable[[NDArray[np.int64]], float],
+    b: Callable[[NDArray[np.int64]], float],
+    samples: int,
     *,
     span: float | None = None,
     draws: int = 400,
@@ -147,28 +157,25 @@ def paired_score_interval(
     another would add, judged by how much the score of a alone varies (or, where it does not, by its span).
 
     Args:
-        score: Computes the score of statistics, a row per sample.
-        a: Statistics of one network, [n, ...].
-        b: Statistics of the other on the same samples.
+        a: Computes the score of one network on the samples of these indices.
+        b: The same for the other network.
+        samples: Number of samples.
         span: Distance of the best and the worst score that there can be, where known.
         draws: Number of resamples.
         seed: Seed of the draws.
     """
-    n = len(a)
     rng = np.random.default_rng(seed)
-    scores = np.empty((draws, 2))
-    for row in scores:
-        chosen = rng.integers(0, n, n)
-        row[:] = score(a[chosen]), score(b[chosen])
-    scores = scores[np.isfinite(scores).all(axis=1)]
-    value = score(a) - score(b)
+    chosen = [np.arange(samples), *(rng.integers(0, samples, samples) for _ in range(draws))]
+    scores = np.array([(a(indices), b(indices)) for indices in chosen])
+    value = float(scores[0, 0] - scores[0, 1])
+    scores = scores[1:][np.isfinite(scores[1:]).all(axis=1)]
     if not len(scores) or not math.isfinite(value):
         return -math.inf, math.inf
     low, high = np.percentile(scores[:, 0] - scores[:, 1], [2.5, 97.5])
     alone = float(scores[:, 0].std())
     if alone == 0:
-        alone = (span or abs(float(scores[0, 0]))) / math.sqrt(n + 2)
-    unseen = Z95 * alone * math.sqrt(4 / (n + 2))
+        alone = (span or abs(float(scores[0, 0]))) / math.sqrt(samples + 2)
+    unseen = Z95 * alone * math.sqrt(4 / (samples + 2))
     return (
         value - math.hypot(max(value - float(low), 0.0), unseen),
         value + math.hypot(max(float(high) - value, 0.0), unseen),

@@ -60,10 +60,10 @@ def main() -> int:
         print("No block can go within 2 points; fine-tune for longer or with a larger penalty.")
         return 0
     result = ld.collapse(tuned.model, out / "short.onnx")
-    confirmed = result.plan.evidence["confirming"]
+    confirmed = result.plan.evidence.confirming
     print(
-        f"{len(result.plan.steps)} blocks gone; {confirmed['dense']['accuracy']:.2f} -> "
-        f"{confirmed['collapsed']['accuracy']:.2f} % of the images that confirmed it"
+        f"{len(result.plan.steps)} blocks gone; {confirmed.dense.accuracy:.2f} -> "
+        f"{confirmed.collapsed.accuracy:.2f} % of the images that confirmed it"
     )
     return 0
 

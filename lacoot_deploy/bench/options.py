@@ -66,5 +66,8 @@ DEFAULTS = BenchOptions()
 BLOCK_SECONDS = 4.0
 """Seconds of timed runs that the latencies of blocks are taken from."""
 
+BLOCKS = BenchOptions(min_time=BLOCK_SECONDS)
+"""The latencies of blocks."""
+
 QUICK = BenchOptions(memory=False, variants=False)
 """The latency alone, without a process for the memory of each model."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from lacoot_deploy.bench.options import BLOCK_SECONDS, BenchOptions
+from lacoot_deploy.bench.options import BLOCKS, BenchOptions
 from lacoot_deploy.bench.process import ask
 from lacoot_deploy.bench.protocol import BlockNodes, Request
 from lacoot_deploy.bench.requests import feeds_file, model_file
@@ -27,8 +27,6 @@ from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.requests import Model
-
-BLOCKS = BenchOptions(min_time=BLOCK_SECONDS)
 
 
 class BlockLatency(BaseModel):
@@ -54,6 +52,7 @@ class BlockLatencies(BaseModel):
         blocks: The blocks of the main graph, in the order given.
         rest_ms: What is in no block.
         batch: Samples in one run.
+        shapes: Shape of each input.
         provider: Short name of the provider.
     """
 
@@ -63,6 +62,7 @@ class BlockLatencies(BaseModel):
     blocks: list[BlockLatency]
     rest_ms: float
     batch: int
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
     provider: str
 
     def expected_saving(self, removed: Sequence[str]) -> float:
@@ -164,5 +164,6 @@ def block_latencies(
         blocks=found,
         rest_ms=max(0.0, 1e3 * total - sum(block.ms for block in found)),
         batch=response.batch,
+        shapes=response.shapes,
         provider=response.provider,
     )

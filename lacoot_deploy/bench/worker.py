@@ -175,6 +175,7 @@ def _blocks(request: Request) -> Response:
         total_seconds=total,
         block_seconds=found,
         method=method,
+        shapes={name: list(array.shape) for name, array in bench.feeds.items()},
         batch=_batch(bench.feeds),
         provider=bench.provider,
     )

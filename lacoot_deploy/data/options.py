@@ -68,3 +68,14 @@ class DataOptions:
         """The file or folder that the specification names, in a list; nothing where it names none."""
         kind, _, path = self.spec.partition(":")
         return [Path(path)] if path and kind != "python" else []
+
+    @property
+    def portable(self) -> str:
+        """The specification without the folders of this machine."""
+        return portable(self.spec)
+
+
+def portable(spec: str) -> str:
+    """A data specification, or a description that begins with one, without the folders of this machine."""
+    kind, colon, path = spec.partition(":")
+    return spec if kind == "python" or not colon else kind + colon + Path(path).name

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.ragged import Ragged
+
 
 @dataclass(frozen=True)
 class InputInfo:
@@ -59,6 +61,7 @@ class Samples:
         shared: Names of the arrays that have no sample axis (a scalar, a switch) and are given whole to every run.
         numbers: int64 [N], which sample of the source each one is; None where they are the source's own, in order.
         further_labels: Labels of other names, [N, ...] each.
+        axes: The axis that counts samples in what is fed, of inputs where it is not the first.
     """
 
     feeds: Mapping[str, NDArray[Any]]
@@ -68,6 +71,7 @@ class Samples:
     shared: frozenset[str] = frozenset()
     numbers: NDArray[np.int64] | None = None
     further_labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def label_arrays(self) -> dict[str, NDArray[Any]]:
@@ -81,8 +85,12 @@ class Samples:
 
     @property
     def own_feeds(self) -> dict[str, NDArray[Any]]:
-        """The inputs that have a sample axis."""
-        return {name: array for name, array in self.feeds.items() if name not in self.shared}
+        """The inputs that have a sample axis, and whose samples are of one size."""
+        return {
+            name: array
+            for name, array in self.feeds.items()
+            if name not in self.shared and isinstance(array, np.ndarray)
+        }
 
     def __len__(self) -> int:
         return next((len(a) for name, a in self.feeds.items() if name not in self.shared), 1)
@@ -98,15 +106,45 @@ class Samples:
             further_labels={name: a[indices] for name, a in self.further_labels.items()},
         )
 
-    def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Feeds of at most `size` samples each, in order; the last may be shorter."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield {name: a if name in self.shared else a[part] for name, a in self.feeds.items()}
+    def batches(self, size: int, *, full: bool = False) -> Iterator[dict[str, NDArray[Any]]]:
+        """Feeds of at most `size` samples each, in order and as the model takes them; the last may be shorter.
+
+        Args:
+            size: Samples of a batch; fewer where the next sample is of another size.
+            full: Whether a batch that is short is filled up with copies of its last sample.
+        """
+        for start, count in self.parts(size):
+            fill = size - count if full else 0
+            yield {
+                name: a if name in self.shared else self._part(name, start, count, fill)
+                for name, a in self.feeds.items()
+            }
+
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        """Where batches of at most `size` samples begin, and how many samples they have."""
+        feeds: list[Any] = list(self.feeds.values())
+        ragged = [a for a in feeds if isinstance(a, Ragged)]
+        start, total = 0, len(self)
+        while start < total:
+            count = min([size, total - start, *(a.run(start, size) for a in ragged)])
+            yield start, count
+            start += count
+
+    def _part(self, name: str, start: int, count: int, fill: int) -> NDArray[Any]:
+        values: Any = self.feeds[name]
+        part = values.stacked(start, count) if isinstance(values, Ragged) else values[start : start + count]
+        if fill:
+            part = np.concatenate([part, np.repeat(part[-1:], fill, axis=0)])
+        axis = self.axes.get(name, 0)
+        return np.ascontiguousarray(np.moveaxis(part, 0, axis)) if axis else part
 
     def number(self, index: int) -> int:
         """Which sample of the source the one at this place is."""
         return index if self.numbers is None else int(self.numbers[index])
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return first.joined(second) if isinstance(first, Ragged) else np.concatenate([first, second])
 
 
 def join(first: Samples, second: Samples) -> Samples:
@@ -117,7 +155,7 @@ def join(first: Samples, second: Samples) -> Samples:
         else np.concatenate([first.labels, second.labels])
     )
     feeds = {
-        name: array if name in first.shared else np.concatenate([array, second.feeds[name]])
+        name: array if name in first.shared else _joined(array, second.feeds[name])
         for name, array in first.feeds.items()
     }
     numbers = [first.number(i) for i in range(len(first))] + [second.number(i) for i in range(len(second))]

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.manifest.conversion import ConversionRecord
+from lacoot_deploy.manifest.healing import HealRecord
 from lacoot_deploy.manifest.plan import CollapseRecord, Plan, TaskRecord
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
@@ -71,6 +72,7 @@ class LatencyRecord(Record):
         ms: Milliseconds, the median over runs.
         share: Part of the whole run, 0..1.
         batch: Samples per run.
+        shapes: Shape of each input of the model that was run.
         provider: Execution provider.
         cpu: The processor that it was measured on, or that drove the device.
     """
@@ -78,6 +80,7 @@ class LatencyRecord(Record):
     ms: float
     share: float
     batch: int
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
     provider: str
     cpu: str
 
@@ -183,6 +186,7 @@ class Manifest(Record):
     blocks: list[BlockRecord] = Field(default_factory=list)
     plan: Plan | None = None
     history: list[CollapseRecord] = Field(default_factory=list)
+    healed: list[HealRecord] = Field(default_factory=list)
     conversions: list[ConversionRecord] = Field(default_factory=list)
 
     @field_validator("schema_version")

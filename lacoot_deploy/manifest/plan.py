@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from lacoot_deploy.errors import InputError
+from lacoot_deploy.manifest.evidence import PlanEvidence, PlanOptions, StepEvidence
 from lacoot_deploy.manifest.records import SCHEMA_VERSION, Record, check_version, parse_record, to_json
 
 
@@ -76,7 +77,7 @@ class PlanStep(Record):
     output: str
     form: Literal["bypass", "shortcut"]
     repair: RepairRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: StepEvidence = Field(default_factory=StepEvidence)
 
 
 class RefitRecord(Record):
@@ -112,7 +113,7 @@ class LineariseRecord(Record):
     output: str
     slope: ArrayRecord | None = None
     intercept: ArrayRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: StepEvidence = Field(default_factory=StepEvidence)
 
 
 class TaskRecord(Record):
@@ -157,6 +158,7 @@ class Plan(Record):
         faster: With `measured`, the values between the operators that were found faster as one.
         task: What the network is for, as its samples were judged; None without data.
         evidence: Measurements for the plan as a whole, such as accuracy before and after.
+        options: What it was made with; None where that was not recorded.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -172,7 +174,14 @@ class Plan(Record):
     inexact: bool = False
     faster: list[str] = Field(default_factory=list)
     task: TaskRecord | None = None
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: PlanEvidence = Field(default_factory=PlanEvidence)
+    options: PlanOptions | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Plans of older releases have neither, and their digests stand in histories.
+        left = {name for name in ("task", "options") if getattr(self, name) is None}
+        return {key: value for key, value in serialise(self).items() if key not in left}
 
     @field_validator("schema_version")
     @classmethod

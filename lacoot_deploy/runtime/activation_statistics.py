@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
-from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
+from lacoot_deploy.runtime.batching import find_batching
 from lacoot_deploy.runtime.exposed import ExposedSession
-from lacoot_deploy.runtime.feeds import model_inputs
 from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
@@ -191,21 +190,25 @@ def activation_moments(
             (ExposedSession(network, names, runtime=runtime, source=source), names)
             for network, names in ((model, inputs), (target, targets))
         ]
-    fixed = fixed_batch(model_inputs(model))
-    first = next(padded_batches(samples.take(np.array([0])), 1, fixed))[2]
-    probe = _run(sessions, first)
-    sizes = {entry.name: 2 * probe[entry.input][0].nbytes for entry in watched}
-    groups = list(_groups(watched, sizes, memory_bytes // (fixed or 1)))
+
+    single, probe = find_batching(lambda feeds: _run(sessions, feeds), sessions[0][0].inputs, samples, 1)
+    sizes = {entry.name: 2 * probe[entry.input].nbytes // single.size for entry in watched}
+    groups = list(_groups(watched, sizes, memory_bytes // single.size))
     streams = {entry.name: _Stream(entry.axis) for entry in watched}
     for group in groups:
         size = batch_size or max(1, min(MAX_BATCH, memory_bytes // max(sum(sizes[e.name] for e in group), 1)))
         wanted = {name for entry in group for name in (entry.input, entry.target)}
-        for _, real, feeds in padded_batches(samples, size, fixed):
-            values = _run(sessions, feeds, wanted)
+        batching, first = find_batching(
+            lambda feeds, wanted=wanted: _run(sessions, feeds, wanted),  # type: ignore[misc]
+            sessions[0][0].inputs,
+            samples,
+            single.size if single.exact else size,
+        )
+        for batch in batching.batches(samples):
+            values = _run(sessions, batch.feeds, wanted) if batch.start else first
             for entry in group:
-                streams[entry.name].add(
-                    entry.name, values[entry.input][:real], values["\0" + entry.target][:real]
-                )
+                before, after = values[entry.input], values["\0" + entry.target]
+                streams[entry.name].add(entry.name, before[: batch.real], after[: batch.real])
     return {name: stream.moments() for name, stream in streams.items()}
 
 

@@ -60,16 +60,8 @@ class Batching:
         """
         if self.size < 1:
             raise InputError(f"The batch size must be at least 1, not {self.size}.")
-        total = len(samples)
-        for start, feeds in zip(range(0, total, self.size), samples.batches(self.size), strict=True):
-            real = min(self.size, total - start)
-            if self.exact and real < self.size:
-                feeds = {
-                    name: a
-                    if name in samples.shared
-                    else np.concatenate([a, np.repeat(a[-1:], self.size - real, axis=0)])
-                    for name, a in feeds.items()
-                }
+        batches = samples.batches(self.size, full=self.exact)
+        for (start, real), feeds in zip(samples.parts(self.size), batches, strict=True):
             yield Batch(start, real, self.size if self.exact else real, feeds)
 
 
@@ -104,7 +96,7 @@ def find_batching(
         if declared is not None:
             raise
         for size in SIZES:
-            if size < min(wanted, len(samples)):
+            if size <= len(samples) and size != first.size:
                 try:
                     return Batching(size, exact=True), _first(run, Batching(size, exact=True), samples)
                 except InputError:
@@ -182,7 +174,9 @@ def first_not_finite(value: NDArray[Any]) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.argwhere(~finite)[0])
 
 
-def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 0) -> None:
+def check_finite(
+    name: str, value: NDArray[Any], samples: Samples, start: int = 0, *, what: str = "output"
+) -> None:
     """Refuse samples for which a network gives what is no number.
 
     Args:
@@ -190,6 +184,7 @@ def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 
         value: What it is for samples from number `start` on, [n, ...].
         samples: All samples.
         start: Place of the first of them.
+        what: What messages call the output.
 
     Raises:
         InputError: Naming the output, the sample and the place.
@@ -198,7 +193,7 @@ def check_finite(name: str, value: NDArray[Any], samples: Samples, start: int = 
     if place is not None:
         at = f" at {list(place[1:])}" if place[1:] else ""
         raise InputError(
-            f"The model's output {name!r} is {value[place]}{at} for sample {samples.number(start + place[0])}; mend "
+            f"The model's {what} {name!r} is {value[place]}{at} for sample {samples.number(start + place[0])}; mend "
             f"that sample, or leave it out."
         )
 
@@ -210,6 +205,13 @@ def check_samples(samples: Samples) -> None:
         InputError: Naming the input, the sample and the place.
     """
     for name, values in samples.feeds.items():
+        for number, part in enumerate(getattr(values, "parts", ())):
+            if part.dtype.kind == "f" and np.isnan(part).any():
+                raise InputError(
+                    f"Input {name!r} is nan in sample {samples.number(number)}; mend it, or leave it out."
+                )
+        if not isinstance(values, np.ndarray):
+            continue
         if values.dtype.kind != "f" or not np.isnan(values.sum(dtype=np.float64)):
             continue
         wrong = np.argwhere(np.isnan(values))

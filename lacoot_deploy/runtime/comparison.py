@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.errors import VerificationError
+from lacoot_deploy.manifest import BeliefRecord
 from lacoot_deploy.runtime.drift import OutputDrift
 
 
@@ -83,7 +82,7 @@ class Comparison(BaseModel):
     agreement: float | None
     predictions: str | None
     task: str | None = None
-    dense: dict[str, Any] | None = None
+    dense: BeliefRecord | None = None
     accuracy: ScoreComparison | None
     top5: ScoreComparison | None = None
     fidelity: ScoreComparison | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -107,53 +109,118 @@ def resolve_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """A number for every free dimension of every input.
 
+    A dimension whose name is a sum or a product of others, as `past + new`, is computed from them.
+
     Args:
         inputs: The model's inputs.
         batch: Size of free first axes; None for 1. A fixed first axis of another size is an error.
-        dims: Sizes of free dimensions by symbolic name, or `INPUT:AXIS` for one without a name.
+        dims: Sizes of free dimensions by symbolic name, or `INPUT:AXIS` for one without a name; 0 for an empty past.
 
     Raises:
         InputError: The batch contradicts a fixed first axis.
-        UsageError: A name in `dims` is not a free dimension of the model, or a size is below 1.
+        UsageError: A name in `dims` is not a free dimension of the model, or a size is negative.
     """
     chosen = dict(dims or {})
     for name, size in chosen.items():
-        if size < 1:
-            raise UsageError(f"Dimension {name!r} must be at least 1, not {size}.")
+        if size < 0:
+            raise UsageError(f"Dimension {name!r} must be at least 0, not {size}.")
     if batch is not None and batch < 1:
         raise UsageError(f"The batch must be at least 1, not {batch}.")
     used: set[str] = set()
     free: set[str] = set()
-    shapes: dict[str, tuple[int, ...]] = {}
-    batch_axes = 0
-    for info in inputs:
-        shape = []
-        for axis, dim in enumerate(info.shape):
-            if isinstance(dim, int):
-                if axis == 0 and batch is not None and len(info.shape) > 1 and dim not in (batch, 0):
-                    raise InputError(
-                        f"Input {info.name!r} has its first dimension fixed to {dim}, so a batch of {batch} does not "
-                        f"fit; export the model with a free batch dimension."
-                    )
-                shape.append(dim)
-                continue
-            key = f"{info.name}:{axis}"
-            free |= {key, dim} if dim else {key}
-            by = key if key in chosen else dim if dim in chosen else None
-            if by is not None:
-                used.add(by)
-                shape.append(chosen[by])
-            elif axis == 0:
-                batch_axes += 1
-                shape.append(batch or 1)
-            else:
-                shape.append(_default_size(info, axis, dim))
-        shapes[info.name] = tuple(shape)
+    sizes: dict[str, int] = {}
+    for info, axis, dim, key in _free_dimensions(inputs, batch):
+        free |= {key, dim} if dim else {key}
+        by = key if key in chosen else dim if dim in chosen else None
+        if by is not None:
+            used.add(by)
+            sizes[key] = chosen[by]
+        else:
+            sizes[key] = (batch or 1) if axis == 0 else _default_size(info, axis, dim)
+    _compute_sums(inputs, sizes, chosen)
     unknown = sorted(set(chosen) - used)
     if unknown:
         names = ", ".join(sorted(free)) or "none"
         raise UsageError(f"The model has no free dimension {unknown[0]!r}; its free dimensions are: {names}.")
-    return shapes
+    return {
+        info.name: tuple(
+            dim if isinstance(dim, int) else sizes[f"{info.name}:{axis}"]
+            for axis, dim in enumerate(info.shape)
+        )
+        for info in inputs
+    }
+
+
+def _free_dimensions(
+    inputs: Sequence[InputInfo], batch: int | None
+) -> Iterator[tuple[InputInfo, int, str | None, str]]:
+    """Every free dimension as (input, axis, name, key)."""
+    for info in inputs:
+        for axis, dim in enumerate(info.shape):
+            if not isinstance(dim, int):
+                yield info, axis, dim, f"{info.name}:{axis}"
+            elif axis == 0 and batch is not None and len(info.shape) > 1 and dim not in (batch, 0):
+                raise InputError(
+                    f"Input {info.name!r} has its first dimension fixed to {dim}, so a batch of {batch} does not "
+                    f"fit; export the model with a free batch dimension."
+                )
+
+
+def _compute_sums(inputs: Sequence[InputInfo], sizes: dict[str, int], chosen: Mapping[str, int]) -> None:
+    """Give dimensions that are named after others, and were not chosen, the size that follows from those."""
+    free = list(_free_dimensions(inputs, None))
+    known = {dim: sizes[key] for _, _, dim, key in free if dim and dim.isidentifier()}
+    for _, _, dim, key in free:
+        if dim and key not in chosen and dim not in chosen and not dim.isidentifier():
+            value = evaluate(dim, known)
+            if value is not None:
+                sizes[key] = value
+
+
+_SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def evaluate(expression: str, known: Mapping[str, int]) -> int | None:
+    """The value of a dimension's name that is a sum, difference, product or whole quotient of names and numbers.
+
+    Args:
+        expression: The name, such as `past_length + length`.
+        known: Sizes by name.
+
+    Returns:
+        The value; None where it is no such expression, a name is not known, or the value is negative.
+    """
+
+    def value(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.Name):
+            return known[node.id]
+        if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:
+            return _SIGNS[type(node.op)](value(node.left), value(node.right))
+        raise ValueError
+
+    try:
+        found = value(ast.parse(expression.strip()[:200], mode="eval").body)
+    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+    return found if found >= 0 else None
+
+
+def sizes_of(inputs: Sequence[InputInfo], feeds: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """The sizes of a model's free dimensions in arrays for it, by `INPUT:AXIS`."""
+    return {
+        f"{info.name}:{axis}": feeds[info.name].shape[axis]
+        for info in inputs
+        if info.name in feeds and feeds[info.name].ndim == len(info.shape)
+        for axis, dim in enumerate(info.shape)
+        if not isinstance(dim, int)
+    }
 
 
 def generate_feeds(

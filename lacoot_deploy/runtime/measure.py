@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.errors import InputError, UsageError
+from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.manifest import DistanceRecord
-from lacoot_deploy.runtime.evaluate import fixed_batch, padded_batches
+from lacoot_deploy.runtime.batching import Batch, Batching, check_finite, find_batching
 from lacoot_deploy.runtime.exposed import ExposedSession
-from lacoot_deploy.runtime.feeds import model_inputs
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.runtime.streams import ActivationStatistics, PairStream, ValueStream
 
@@ -114,14 +113,18 @@ def measure(
         return {}
     names = [value for pair in ends.values() for value in pair]
     session = ExposedSession(model, names, runtime=runtime, source=source)
-    fixed = fixed_batch(model_inputs(model))
-    probe = session.run(next(padded_batches(samples, 1, fixed))[2])
-    ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]])}
+    batching, probe = find_batching(session.run, session.inputs, samples, 1)
+    one = batching.size
+    ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]], one)}
     if not ends:
         return {}
     needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
-    features = {name: probe[name][0].size for name in needed}
-    size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // (8 * sum(features.values()))))
+    features = {name: probe[name].size // one for name in needed}
+    size = batching.size
+    if not batching.exact:
+        held = 8 * sum(features.values())
+        size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // held))
+    batching, start = find_batching(lambda feeds: session.run(feeds, needed), session.inputs, samples, size)
 
     rng = np.random.default_rng(seed)
     chosen = _choose(rng, len(samples), DISTRIBUTION_SAMPLES)
@@ -139,14 +142,14 @@ def measure(
     banks = {count: _directions(count, projections, seed) for count in set(features.values())}
     streams = {name: ValueStream(banks[features[name]], chosen) for name in needed}
     pairs = {name: PairStream() for name in ends}
-    for start, real, feeds in padded_batches(samples, size, fixed):
-        values = session.run(feeds, needed)
-        rows = {name: _rows(name, values[name], real) for name in needed}
+    for batch in batching.batches(samples):
+        values = session.run(batch.feeds, needed) if batch.start else start
+        rows = {name: _rows(name, values[name], batch, samples) for name in needed}
         for name in needed:
-            streams[name].add(rows[name], start)
+            streams[name].add(rows[name], batch.start)
         for name, (first, second) in ends.items():
             pairs[name].add(rows[first], rows[second])
-        report(real)
+        report(batch.real)
 
     def record(
         value: float, count: int, floor: float | None = None, estimator: str | None = None
@@ -167,7 +170,7 @@ def measure(
             "cosine": record(pairs[name].cosine(), len(samples)),
         }
     for group, indices in groups:
-        collected = _collect(session, samples.take(indices), group, ends, size, fixed, report)
+        collected = _collect(session, samples.take(indices), group, ends, batching, report)
         for name in group:
             x, y = (collected[value] for value in ends[name])
             value, floor = _ascended(x, y, p, projections, seed)
@@ -189,19 +192,21 @@ def compared_values(block: Block) -> tuple[str, str] | None:
     return block.input, block.output
 
 
-def _comparable(x: NDArray[Any], y: NDArray[Any]) -> bool:
+def _comparable(x: NDArray[Any], y: NDArray[Any], samples: int) -> bool:
     arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    return arrays and x.shape == y.shape and x.ndim > 0 and x.dtype.kind == y.dtype.kind == "f" and x.size > 0
+    if not arrays or x.shape != y.shape or not x.ndim or x.size == 0:
+        return False
+    return len(x) % samples == 0 and x.dtype.kind == y.dtype.kind == "f"
 
 
 def _choose(rng: np.random.Generator, count: int, limit: int) -> NDArray[np.int64]:
     return np.sort(rng.permutation(count)[:limit]).astype(np.int64)
 
 
-def _rows(name: str, values: NDArray[Any], real: int) -> NDArray[np.float32]:
-    rows = np.ascontiguousarray(values[:real].reshape(real, -1), dtype=np.float32)
-    if not np.isfinite(rows).all():
-        raise InputError(f"The value {name!r} is not finite on some samples; distances cannot be measured.")
+def _rows(name: str, values: NDArray[Any], batch: Batch, samples: Samples) -> NDArray[np.float32]:
+    """A value as one row per sample; those that only fill up a batch are left out."""
+    rows = np.ascontiguousarray(values.reshape(batch.size, -1)[: batch.real], dtype=np.float32)
+    check_finite(name, rows, samples, batch.start, what="value")
     return rows
 
 
@@ -282,18 +287,17 @@ def _collect(
     samples: Samples,
     group: Sequence[str],
     ends: dict[str, tuple[str, str]],
-    size: int,
-    fixed: int | None,
+    batching: Batching,
     report: Callable[[int], None],
 ) -> dict[str, NDArray[np.float32]]:
     """The values at the ends of a group of blocks, [N, D] each."""
     needed = tuple(dict.fromkeys(value for name in group for value in ends[name]))
     found: dict[str, NDArray[np.float32]] = {}
-    for start, real, feeds in padded_batches(samples, size, fixed):
-        for name, values in session.run(feeds, needed).items():
-            rows = _rows(name, values, real)
+    for batch in batching.batches(samples):
+        for name, values in session.run(batch.feeds, needed).items():
+            rows = _rows(name, values, batch, samples)
             if name not in found:
                 found[name] = np.empty((len(samples), rows.shape[1]), dtype=np.float32)
-            found[name][start : start + real] = rows
-        report(real)
+            found[name][batch.start : batch.start + batch.real] = rows
+        report(batch.real)
     return found

@@ -93,7 +93,7 @@ class Session:
         try:
             values = self.ort.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise run_error(self.label, error) from error
+            raise run_error(self.label, error, feeds) from error
         return dict(zip(names, values, strict=True))
 
     def fallback_nodes(self) -> tuple[Placement, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,17 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.options import ANY_TASK, TaskOptions
 from lacoot_deploy.data.types import Samples
-from lacoot_deploy.errors import UsageError
+from lacoot_deploy.errors import NothingToCollapseError, UsageError
+from lacoot_deploy.numerals import counted
 from lacoot_deploy.selection.judge import Quality
+
+TINY = 1e-9
+"""What rounding may add to a drop."""
 
 FEWEST = 8
 """Samples that a search needs."""
+
+VERBS = {"block": "be collapsed", "activation": "be made linear"}
 
 
 @dataclass(frozen=True)
@@ -57,43 +64,116 @@ class Limit:
             if value is not None
         }
 
-    def keeps(self, dense: Quality, after: Quality) -> bool:
-        """Whether a network is within the limit, as far as the limit is one on quality."""
-        if self.max_drop is not None:
-            return dense.drop_to(after) <= self.max_drop + 1e-9
-        if self.max_drift is not None:
-            return after.drift <= self.max_drift
-        return True
+
+class Verdict(Enum):
+    """What a limit says of a network on the way."""
+
+    WITHIN = "within"
+    """A ceiling that is kept, or no limit at all: more may go."""
+
+    EXCEEDED = "exceeded"
+    """A ceiling that is broken: this went too far."""
+
+    NOT_REACHED = "not reached"
+    """A target that is not met yet."""
+
+    REACHED = "reached"
+    """A target that is met: no more need go."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether a search ends here."""
+        return self in (Verdict.EXCEEDED, Verdict.REACHED)
 
 
-def stop_rule(limit: Limit, dense: Quality) -> Callable[[Quality, Callable[[], float] | None], bool]:
-    """Whether to end a search after a step, from the network's quality then and a measurement of its speed-up.
+class LimitRule:
+    """One limit, asked the same way by the search, by the samples that confirm, and for activations.
 
     Args:
-        limit: How far to go.
+        limit: How far to go; None where the user named what goes.
         dense: Quality of the network that nothing was taken from.
+        thing: What goes, in words.
 
-    Raises:
-        UsageError: When the rule is asked: the limit is a speed-up and none was measured.
+    Attributes:
+        verdict: The last one of `step`.
     """
-    taken = 0
 
-    def stop(quality: Quality, speedup: Callable[[], float] | None) -> bool:
-        nonlocal taken
-        taken += 1
-        if limit.count is not None:
-            return taken >= limit.count
-        if limit.max_drop is not None:
-            return dense.drop_to(quality) > limit.max_drop
-        if limit.max_drift is not None:
-            return quality.drift > limit.max_drift
-        if limit.min_speedup is not None:
+    def __init__(self, limit: Limit | None, dense: Quality, *, thing: str = "block") -> None:
+        self.limit, self.dense, self.thing = limit, dense, thing
+        self.verdict = Verdict.WITHIN
+        self._taken, self._speedup = 0, 0.0
+        self._least: float | None = None
+
+    def ceiling(self, quality: Quality, dense: Quality | None = None) -> Verdict:
+        """Whether a network keeps a limit on its quality.
+
+        Args:
+            quality: The network's.
+            dense: The dense network's on the same samples; None for those that choose.
+        """
+        dense, limit = dense or self.dense, self.limit
+        if limit is None or (limit.max_drop is None and limit.max_drift is None):
+            return Verdict.WITHIN
+        lost = quality.drift if limit.max_drift is not None else dense.drop_to(quality)
+        self._least = lost if self._least is None else min(self._least, lost)
+        allowed = limit.max_drift if limit.max_drift is not None else limit.max_drop
+        return Verdict.WITHIN if allowed is not None and lost <= allowed + TINY else Verdict.EXCEEDED
+
+    def step(self, quality: Quality, speedup: Callable[[], float] | None = None) -> Verdict:
+        """What the limit says after one more went.
+
+        Args:
+            quality: The network's, on the samples that choose.
+            speedup: Measures how many times as fast it is.
+
+        Raises:
+            UsageError: The limit is a speed-up and none can be measured.
+        """
+        self._taken += 1
+        limit = self.limit
+        if limit is not None and limit.count is not None:
+            self.verdict = Verdict.REACHED if self._taken >= limit.count else Verdict.NOT_REACHED
+        elif limit is not None and limit.min_speedup is not None:
             if speedup is None:
                 raise UsageError("--min-speedup needs a measurement of the speed-up.")
-            return speedup() >= limit.min_speedup
-        return False
+            found = speedup()
+            self._speedup = max(self._speedup, found)
+            self.verdict = Verdict.REACHED if found >= limit.min_speedup else Verdict.NOT_REACHED
+        else:
+            self.verdict = self.ceiling(quality)
+        return self.verdict
 
-    return stop
+    def require(self) -> None:
+        """Refuse the end of a search that did not meet its target.
+
+        Raises:
+            NothingToCollapseError: It did not; the message names the best that was reached.
+        """
+        limit = self.limit
+        if limit is None or (limit.count is None and limit.min_speedup is None):
+            return
+        if self.verdict is Verdict.REACHED:
+            return
+        if limit.count is not None:
+            raise NothingToCollapseError(
+                f"--count {limit.count} is not reached: only {counted(self._taken, self.thing)} can go."
+            )
+        best = (
+            f"the most is {self._speedup:.3g} times" if self._taken else f"there is no {self.thing} to take"
+        )
+        raise NothingToCollapseError(
+            f"--min-speedup {limit.min_speedup:g} is not reached: with {counted(self._taken, self.thing)} gone, "
+            f"all that can go, {best} as fast."
+        )
+
+    def nothing(self) -> NothingToCollapseError:
+        """The error of a ceiling that even the first step breaks; it names the least that was lost."""
+        said = f"Nothing can {VERBS[self.thing]}: even one {self.thing} exceeds the limit on the confirming samples"
+        if self.limit is None or self._least is None:
+            return NothingToCollapseError(f"{said}.")
+        drift = self.limit.max_drift is not None
+        lost = f"a drift of {self._least:.3g}" if drift else f"a drop of {self._least:.3g} {self.dense.unit}"
+        return NothingToCollapseError(f"{said}; the best that was reached is {lost}.")
 
 
 @dataclass(frozen=True)
@@ -141,8 +221,11 @@ class Evidence:
         """
         n = len(samples)
         if n < FEWEST:
-            where = f" ({samples.description})" if samples.description else ""
-            raise UsageError(f"{n} samples{where} are too few to choose by; give at least {FEWEST}.")
+            where, part = samples.description or "The data", "]" in samples.description
+            more = " or read another part with --split" if part else ""
+            raise UsageError(
+                f"{where} holds {n} samples, too few to choose by: give at least {FEWEST}{more}."
+            )
         order = np.random.default_rng(seed).permutation(n)
         fit = min(n // 4, fit_limit)
         cuts = fit, n // 2

@@ -48,18 +48,18 @@ class LinearNetwork:
         reference: onnx.ModelProto | None = None,
     ) -> None:
         self.model, self.fit, self.trials = model, fit, trials
+        self.activations, self.reference = tuple(activations), model if reference is None else reference
         self.place = {activation.name: number for number, activation in enumerate(activations)}
         fits = fit != "identity"
         self.fit_samples = evidence.fit if fits else None
         self.choose_samples = evidence.choose if fits else join(evidence.fit, evidence.choose)
         self.all_samples = join(evidence.fit, evidence.choose)
         self._parameters = ActivationParameters(model, trials.folder)
-        compared = model if reference is None else reference
-        dense = trials.outputs(compared, self.choose_samples)
+        dense = trials.outputs(self.reference, self.choose_samples)
         self._judge = Judge.of(dense, self.choose_samples, evidence.task)
         self.task = self._judge.task
         self.belief = try_labels(
-            self._judge, self.choose_samples, run=lambda some: trials.outputs(compared, some)
+            self._judge, self.choose_samples, run=lambda some: trials.outputs(self.reference, some)
         )
         require_belief(self.belief, trust=evidence.task.trust_labels, source=self.choose_samples.description)
         self.dense = self._judge.judge(self._judge.dense)

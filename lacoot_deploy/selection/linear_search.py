@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx
 
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.graph.linear import Activation, Code, Linearisation
-from lacoot_deploy.manifest import ArrayRecord, LineariseRecord
+from lacoot_deploy.manifest import ArrayRecord, LineariseRecord, PlanEvidence, StepEvidence
+from lacoot_deploy.selection.findings import Found, quality_record
 from lacoot_deploy.selection.judge import Judge, Quality
-from lacoot_deploy.selection.limits import Evidence, Limit, stop_rule
+from lacoot_deploy.selection.limits import Evidence, LimitRule, Verdict
 from lacoot_deploy.selection.linear_network import Items, LinearNetwork
 
 Progress = Callable[[int, int, str], None]
@@ -83,7 +84,7 @@ def _merges(activation: Activation, inexact: bool) -> bool:
 def search(
     network: LinearNetwork,
     able: Sequence[Activation],
-    limit: Limit,
+    rule: LimitRule,
     *,
     criterion: str,
     greedy: bool,
@@ -95,7 +96,7 @@ def search(
     Args:
         network: The network and its samples.
         able: The activations to choose from.
-        limit: How far to go.
+        rule: How far to go.
         criterion: What scores them.
         greedy: Whether to score again after every step; else the first order holds.
         speedup: Measures how many times as fast a network is; needed for `min_speedup`.
@@ -104,12 +105,12 @@ def search(
     Raises:
         NothingToCollapseError: Fewer activations than asked for can be made linear.
     """
-    if limit.count is not None and limit.count > len(able):
+    limit = rule.limit
+    if limit is not None and limit.count is not None and limit.count > len(able):
         raise NothingToCollapseError(
             f"--count {limit.count} is not possible: {len(able)} activations can be made linear for a gain; "
             f"--linearise all takes the others too."
         )
-    stop = stop_rule(limit, network.dense)
     path: list[LinearStep] = []
     items: Items = ()
     left = list(able)
@@ -118,7 +119,12 @@ def search(
     while left:
         if greedy or not path:
             scores = network.scores(
-                criterion, items, left, progress=_part(progress, len(path), len(able), "scoring activations")
+                criterion,
+                items,
+                left,
+                # Where they are scored again anyway, those that are sure not to be next need no whole score.
+                last=last if greedy else None,
+                progress=_part(progress, len(path), len(able), "scoring activations"),
             )
         if progress is not None:
             progress(len(path), len(able), "making activations linear")
@@ -131,18 +137,11 @@ def search(
         left.remove(best)
         items = extended(network, items, best)
         path.append(LinearStep(best.name, scores[best.name], network.quality(items), items))
-        measure = None
-        if speedup is not None:
-            measure = _measured(speedup, network, items)
-        if stop(path[-1].quality, measure):
+        if rule.step(
+            path[-1].quality, None if speedup is None else partial(speedup, network.network(items))
+        ).ends:
             break
     return path
-
-
-def _measured(
-    speedup: Callable[[onnx.ModelProto], float], network: LinearNetwork, items: Items
-) -> Callable[[], float]:
-    return lambda: speedup(network.network(items))
 
 
 def _part(progress: Progress | None, step: int, total: int, what: str) -> Callable[[int, int], None] | None:
@@ -179,21 +178,19 @@ def chosen_by_user(network: LinearNetwork, wanted: Sequence[Activation]) -> list
 def confirm(
     network: LinearNetwork,
     path: Sequence[LinearStep],
-    limit: Limit | None,
+    rule: LimitRule | None,
     evidence: Evidence,
     *,
     finish: Finish,
-    reference: onnx.ModelProto,
-) -> tuple[list[LinearStep], dict[str, Any]]:
+) -> tuple[list[LinearStep], PlanEvidence]:
     """Take the deepest step that keeps the limit on the choosing samples and, merged, again on the confirming ones.
 
     Args:
         network: The network and its samples.
         path: The steps of a search.
-        limit: How far to go; None where the user chose, so that nothing is taken back.
+        rule: How far to go, as the search was ended by it; None where the user chose, so that nothing is taken back.
         evidence: The samples with their roles.
         finish: Merges a network into what will be written.
-        reference: The model that outputs are compared with.
 
     Returns:
         The steps that stay, and what was measured, as a plan's evidence.
@@ -201,32 +198,22 @@ def confirm(
     Raises:
         NothingToCollapseError: Even the first step exceeds the limit.
     """
+    rule = rule or LimitRule(None, network.dense, thing="activation")
+    rule.require()
     trials = network.trials
-    judge = Judge.of(trials.outputs(reference, evidence.confirm), evidence.confirm, network.task)
+    judge = Judge.of(trials.outputs(network.reference, evidence.confirm), evidence.confirm, network.task)
     dense = judge.judge(judge.dense)
     for depth in range(len(path), 0, -1):
         step = path[depth - 1]
-        if limit is not None and not limit.keeps(network.dense, step.quality):
+        if rule.ceiling(step.quality) is not Verdict.WITHIN:
             continue
         outputs = trials.outputs(finish(network.network(step.items)), evidence.confirm)
-        confirmed = judge.judge(outputs)
-        if limit is None or limit.keeps(dense, confirmed):
-            return list(path[:depth]), {
-                "measured": True,
-                "data": evidence.choose.description,
-                "fit_samples": 0 if network.fit_samples is None else len(network.fit_samples),
-                "choose_samples": len(network.choose_samples),
-                "judged_by": confirmed.score_name,
-                "choosing": {"dense": network.dense.record(), "collapsed": step.quality.record()},
-                "confirming": {
-                    "dense": dense.record(),
-                    "collapsed": confirmed.record(),
-                    **judge.drop(outputs),
-                },
-            }
-    raise NothingToCollapseError(
-        "Nothing can be made linear: even one activation exceeds the limit on the confirming samples."
-    )
+        if rule.ceiling(judge.judge(outputs), dense) is Verdict.WITHIN:
+            fitted = 0 if network.fit_samples is None else len(network.fit_samples)
+            chose = len(network.choose_samples)
+            choosing = (network.dense, step.quality)
+            return list(path[:depth]), Found(evidence, fitted, chose, choosing, judge, outputs).evidence()
+    raise rule.nothing()
 
 
 def linearise_records(path: Sequence[LinearStep]) -> list[LineariseRecord]:
@@ -237,16 +224,16 @@ def linearise_records(path: Sequence[LinearStep]) -> list[LineariseRecord]:
     return [
         record_of(
             items[step.name],
-            {
+            StepEvidence(
                 **({"chosen_by": "user"} if step.score is None else {"score": step.score}),
-                "after_this_step": step.quality.record(),
-            },
+                after_this_step=quality_record(step.quality),
+            ),
         )
         for step in path
     ]
 
 
-def record_of(item: Linearisation, evidence: dict[str, Any]) -> LineariseRecord:
+def record_of(item: Linearisation, evidence: StepEvidence) -> LineariseRecord:
     """The record of one activation that becomes linear."""
     return LineariseRecord(
         activation=item.activation.name,

@@ -10,7 +10,15 @@ from fnmatch import fnmatchcase
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit, Repair
-from lacoot_deploy.manifest import ArrayRecord, BlockRecord, Plan, PlanStep, RefitRecord, RepairRecord
+from lacoot_deploy.manifest import (
+    ArrayRecord,
+    BlockRecord,
+    Plan,
+    PlanStep,
+    RefitRecord,
+    RepairRecord,
+    StepEvidence,
+)
 
 
 @dataclass(frozen=True)
@@ -239,9 +247,9 @@ def repair_record(repair: Repair) -> RepairRecord:
     )
 
 
-def plan_steps(cuts: Sequence[Cut], evidence: Sequence[dict[str, object]] = ()) -> list[PlanStep]:
+def plan_steps(cuts: Sequence[Cut], evidence: Sequence[StepEvidence] = ()) -> list[PlanStep]:
     """Plan steps for cuts, with the evidence of each where given."""
-    notes = list(evidence) or [{} for _ in cuts]
+    notes = list(evidence) or [StepEvidence() for _ in cuts]
     return [
         PlanStep(
             block=cut.block.name,
@@ -249,7 +257,7 @@ def plan_steps(cuts: Sequence[Cut], evidence: Sequence[dict[str, object]] = ()) 
             output=cut.block.output,
             form="bypass" if cut.form is Form.BYPASS else "shortcut",
             repair=None if cut.repair is None else repair_record(cut.repair),
-            evidence=dict(note),
+            evidence=note,
         )
         for cut, note in zip(cuts, notes, strict=True)
     ]

@@ -28,6 +28,7 @@ SEARCHES = ("ranked", "greedy")
 REPAIRS = ("none", "affine", "linear", "auto")
 FORMS = ("auto", "bypass", "shortcut")
 GRANULARITIES = ("block", "unit")
+PRIVATE_IO = ("keep", "drop", "renumber")
 FITS = ("identity", "affine", "pieces")
 MERGES = ("always", "cheaper", "measured", "never")
 

@@ -12,6 +12,7 @@ from lacoot_deploy.selection.names import (
     FORMS,
     GRANULARITIES,
     MERGES,
+    PRIVATE_IO,
     REPAIRS,
     SEARCHES,
     activation_criterion,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Limit
 
 Granularity = Literal["block", "unit"]
+PrivateIO = Literal["keep", "drop", "renumber"]
 Fit = Literal["identity", "affine", "pieces"]
 Merge = Literal["always", "cheaper", "measured", "never"]
 
@@ -40,6 +42,9 @@ class SearchOptions:
         refit: Whether the blocks that stay are refitted where that is a real gain; None for yes with `auto`.
         form: `auto`, `bypass` or `shortcut`.
         granularity: Whole blocks, or every residual `unit` as a block of its own.
+        private_io: What becomes of the model's inputs and outputs that belong to one block alone, such as a layer's
+            key-value cache: `keep` refuses blocks that have such outputs, `drop` takes them along, `renumber` also
+            gives the rest numbers without gaps.
         seed: Seed of the roles that samples get, and of the random control.
 
     Raises:
@@ -52,6 +57,7 @@ class SearchOptions:
     refit: bool | None = None
     form: str = "auto"
     granularity: Granularity = "block"
+    private_io: PrivateIO = "keep"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +69,7 @@ class SearchOptions:
             ("repair", self.repair, REPAIRS),
             ("form", self.form, FORMS),
             ("granularity", self.granularity, GRANULARITIES),
+            ("private_io", self.private_io, PRIVATE_IO),
         ):
             known(name, value, names)
 

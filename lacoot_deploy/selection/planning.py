@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 
@@ -15,13 +14,14 @@ from lacoot_deploy.graph.model.io import fingerprint
 from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
 from lacoot_deploy.graph.surgery.cuts import Cut
-from lacoot_deploy.manifest import Plan
+from lacoot_deploy.manifest import Plan, PlanEvidence, StepEvidence
 from lacoot_deploy.selection.confirming import Confirming
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
+from lacoot_deploy.selection.findings import Found, quality_record
 from lacoot_deploy.selection.limits import Evidence as Evidence
 from lacoot_deploy.selection.limits import Limit as Limit
-from lacoot_deploy.selection.limits import stop_rule
+from lacoot_deploy.selection.limits import LimitRule, Verdict
 from lacoot_deploy.selection.matching import (
     choose_form,
     named_blocks,
@@ -73,40 +73,55 @@ def make_plan(
     exact = constant_cuts(model, candidates, trials.folder) if auto else []
     if limit.lossless:
         return _plan_lossless(model, exact)
-    rule = _criterion(options.criterion, evidence, distances, candidates, limit)
-    search = options.search or ("greedy" if rule.trial is not None else "ranked")
-    if search == "greedy" and rule.trial is None:
+    criterion = _criterion(options.criterion, evidence, distances, candidates, limit)
+    search = options.search or ("greedy" if criterion.trial is not None else "ranked")
+    if search == "greedy" and criterion.trial is None:
         raise UsageError(
-            f"--search greedy scores trial removals; {rule.name!r} does not: use output or loss."
+            f"--search greedy scores trial removals; {criterion.name!r} does not: use output or loss."
         )
     plan = Plan(
-        model_sha256=fingerprint(model), criterion=rule.name, search=search, limit=limit.given(), steps=[]
+        model_sha256=fingerprint(model),
+        criterion=criterion.name,
+        search=search,
+        limit=limit.given(),
+        steps=[],
     )
     if limit.blocks is not None:
         plan.criterion = plan.search = None
     if evidence is None:
-        return _plan_without_data(plan, candidates, exact, limit, _Ranking(rule, distances, options))
+        return _plan_without_data(plan, candidates, exact, limit, _Ranking(criterion, distances, options))
     # Where nothing is fitted, all samples that do not confirm can choose.
     fits = options.repair != "none" or options.refits
     fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
     engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
     engine.task = evidence.task
-    belief = try_labels(engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some))
+    public = [name for name in engine.judged if name in engine.network.outputs]
+    belief = try_labels(
+        engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some, public)
+    )
     require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
     plan.task = engine.judge.task.record()
     confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
-    stop = _stop(engine, limit, model, trials.speedup)
-    times = _latencies(rule, trials)
-    if rule.trial is not None and search == "greedy" and limit.blocks is None:
+    rule = LimitRule(limit, engine.quality(engine.dense))
+
+    def stop(step: Step) -> bool:
+        measure = trials.speedup
+        timed = None if measure is None else lambda: measure(collapse_blocks(model, step.cuts))
+        return rule.step(step.quality, timed).ends
+
+    times = _latencies(criterion, trials)
+    if criterion.trial is not None and search == "greedy" and limit.blocks is None:
         names = list(engine.place)
         path = greedy(
-            engine, names, rule, options, exact=exact, stop=stop, latencies=times, progress=progress
+            engine, names, criterion, options, exact=exact, stop=stop, latencies=times, progress=progress
         )
     else:
-        scores = _scores(engine, limit, _Ranking(rule, distances, options), times)
+        scores = _scores(engine, limit, _Ranking(criterion, distances, options), times)
         path = ranked(engine, scores, options, exact=exact, stop=stop, progress=progress)
-    plan = _confirmed(plan, engine, path, limit, evidence, confirming)
-    plan.evidence["belief"] = belief.record()
+    plan = _confirmed(plan, engine, path, rule, evidence, confirming)
+    plan.evidence.belief = belief.record()
+    if trials.timed is not None and (criterion.per_latency or limit.min_speedup is not None):
+        plan.evidence.timed = dict(trials.timed())
     return plan
 
 
@@ -211,8 +226,8 @@ def _criterion(
 def _plan_lossless(model: onnx.ModelProto, exact: Sequence[Cut]) -> Plan:
     if not exact:
         raise _nothing("no block's branch is the same for every input")
-    steps = plan_steps(exact, [{"lossless": True} for _ in exact])
-    evidence = {"measured": False, "lossless": True}
+    steps = plan_steps(exact, [StepEvidence(lossless=True) for _ in exact])
+    evidence = PlanEvidence(measured=False, lossless=True)
     return Plan(model_sha256=fingerprint(model), limit={"lossless": True}, steps=steps, evidence=evidence)
 
 
@@ -224,9 +239,9 @@ def _plan_without_data(
     ranking: _Ranking,
 ) -> Plan:
     rule, form = ranking.rule, ranking.options.form
-    evidence: list[dict[str, Any]]
+    evidence: list[StepEvidence]
     if limit.blocks is not None:
-        chosen, evidence = candidates, [{"chosen_by": "user"} for _ in candidates]
+        chosen, evidence = candidates, [StepEvidence(chosen_by="user") for _ in candidates]
     else:
         scores = ranking.recorded([block.name for block in candidates])
         chosen = sorted((b for b in candidates if b.name in scores), key=lambda block: scores[block.name])
@@ -241,89 +256,60 @@ def _plan_without_data(
             chosen = [block for block in chosen if scores[block.name] <= limit.max_distance]
             if not chosen:
                 raise _nothing(f"no block has a distance of at most {limit.max_distance}")
-        evidence = [{"criterion": rule.name, "score": scores[block.name]} for block in chosen]
+        evidence = [StepEvidence(criterion=rule.name, score=scores[block.name]) for block in chosen]
     known = {cut.block.name: cut for cut in exact}
     cuts = [known.get(block.name, Cut(block, choose_form(block, form))) for block in chosen]
     for cut, note in zip(cuts, evidence, strict=True):
         if cut.block.name in known:
-            note["lossless"] = True
+            note.lossless = True
     plan.steps = plan_steps(cuts, evidence)
-    plan.evidence = {"measured": False}
+    plan.evidence = PlanEvidence(measured=False)
     return plan
-
-
-def _stop(
-    engine: Engine,
-    limit: Limit,
-    model: onnx.ModelProto,
-    speedup: Callable[[onnx.ModelProto], float] | None,
-) -> Callable[[Step], bool]:
-    rule = stop_rule(limit, engine.quality(engine.dense))
-
-    def stop(step: Step) -> bool:
-        measure = None if speedup is None else lambda: speedup(collapse_blocks(model, step.cuts))
-        return rule(step.quality, measure)
-
-    return stop
 
 
 def _confirmed(
     plan: Plan,
     engine: Engine,
     path: list[Step],
-    limit: Limit,
+    rule: LimitRule,
     evidence: Evidence,
     confirming: Confirming,
 ) -> Plan:
     """Take the deepest step that keeps the limit on the choosing samples and again on the confirming ones."""
+    rule.require()
     judge = confirming.judge
-    dense_choose, dense_confirm = engine.quality(engine.dense), judge.judge(judge.dense)
-    depth = len(path)
-    if limit.min_speedup is not None and not path:
-        raise _nothing("there is no block to remove")
-    while depth:
-        step = path[depth - 1]
-        keeps = limit.keeps(dense_choose, step.quality)
-        if keeps:
-            after = confirming.outputs(step.cuts, step.refits)
-            confirmed = judge.judge(after)
-            if limit.keeps(dense_confirm, confirmed):
+    dense = judge.judge(judge.dense)
+    for depth in range(len(path), 0, -1):
+        last = path[depth - 1]
+        if rule.ceiling(last.quality) is Verdict.WITHIN:
+            outputs = confirming.outputs(last.cuts, last.refits)
+            if rule.ceiling(judge.judge(outputs), dense) is Verdict.WITHIN:
                 break
-        depth -= 1
-    if not depth:
-        raise _nothing("removing even one block exceeds the limit on the confirming samples")
+    else:
+        raise rule.nothing()
     # A block that went with a larger one later is no step of its own.
-    standing = {cut.block.name for cut in path[depth - 1].cuts}
+    standing = {cut.block.name for cut in last.cuts}
     chosen = [step for step in path[:depth] if step.block in standing]
     order = {step.block: i for i, step in enumerate(chosen)}
-    cuts = sorted(chosen[-1].cuts, key=lambda cut: order[cut.block.name])
-    plan.steps = plan_steps(
-        cuts,
-        [
-            {
-                "score": step.score,
-                "repair": step.repair,
-                **({"lossless": True} if step.repair == EXACT else {}),
-                "after_this_step": step.quality.record(),
-            }
-            for step in chosen
-        ],
-    )
-    plan.refits = refit_records(chosen[-1].refits)
-    plan.evidence = {
-        "measured": True,
-        "data": evidence.choose.description,
-        "fit_samples": len(engine.fit_samples),
-        "choose_samples": len(engine.judge_samples),
-        "judged_by": confirmed.score_name,
-        "choosing": {"dense": dense_choose.record(), "collapsed": chosen[-1].quality.record()},
-        "confirming": {
-            "dense": dense_confirm.record(),
-            "collapsed": confirmed.record(),
-            **judge.drop(after),
-        },
-    }
+    cuts = sorted(last.cuts, key=lambda cut: order[cut.block.name])
+    plan.steps = plan_steps(cuts, [_evidence(step) for step in chosen])
+    plan.refits = refit_records(last.refits)
+    plan.evidence = Found(
+        evidence,
+        len(engine.fit_samples),
+        len(engine.judge_samples),
+        (rule.dense, last.quality),
+        judge,
+        outputs,
+    ).evidence()
     return plan
+
+
+def _evidence(step: Step) -> StepEvidence:
+    found = StepEvidence(score=step.score, repair=step.repair, after_this_step=quality_record(step.quality))
+    if step.repair == EXACT:
+        found.lossless = True
+    return found
 
 
 def _nothing(why: str) -> NothingToCollapseError:

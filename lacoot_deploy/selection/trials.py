@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,14 @@ class Trials:
         runtime: Where they run.
         speedup: Measures how many times as fast a shortened model is; needed for `min_speedup`.
         latencies: Measures the milliseconds that each block takes; needed for a criterion that weighs them.
+        timed: Tells the shape of each input that both are measured at; empty where they are the tool's own choice.
     """
 
     source: Path | None = None
     runtime: Runtime = AUTO
     speedup: Callable[[onnx.ModelProto], float] | None = None
     latencies: Callable[[], Mapping[str, float]] | None = None
+    timed: Callable[[], Mapping[str, list[int]]] | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -44,11 +46,13 @@ class Trials:
 
         return open_session(model, self.runtime, source=self.source, label="The plan's model")
 
-    def outputs(self, model: onnx.ModelProto, samples: Samples) -> dict[str, NDArray[Any]]:
-        """The outputs of a model for all samples."""
+    def outputs(
+        self, model: onnx.ModelProto, samples: Samples, names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs of a model for all samples; those named, or all."""
         from lacoot_deploy.runtime.evaluate import predict
 
-        return predict(self.session(model), samples)
+        return predict(self.session(model), samples, names)
 
 
 ANYWHERE = Trials()

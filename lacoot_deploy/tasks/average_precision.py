@@ -102,29 +102,58 @@ def match(
     return ImageMatches(stacked[0].astype(np.int64), stacked[1].astype(np.float64), stacked[2], present)
 
 
-def mean_average_precision(images: Sequence[ImageMatches]) -> NDArray[np.float64]:
-    """Mean over the classes that occur of the average precision at each overlap, [10]; NaN where no class occurs."""
-    present = np.sum([image.present for image in images], axis=0)
-    classes = np.concatenate([image.classes for image in images])
-    scores = np.concatenate([image.scores for image in images])
-    hits = np.concatenate([image.hits for image in images])
-    order = np.lexsort((np.arange(len(scores)), -scores))
-    classes, hits = classes[order], hits[order]
-    each = [_average_precision(hits[classes == c], int(count)) for c, count in enumerate(present) if count]
-    return np.asarray(np.mean(each, axis=0) if each else np.full(len(OVERLAPS), np.nan))
+class Detections:
+    """The detections of many images, sorted once, so that images can be drawn again and again.
+
+    Args:
+        images: What each image adds.
+    """
+
+    def __init__(self, images: Sequence[ImageMatches]) -> None:
+        self._present = np.array([image.present for image in images])
+        classes = np.concatenate([image.classes for image in images])
+        scores = np.concatenate([image.scores for image in images])
+        hits = np.concatenate([image.hits for image in images])
+        image = np.repeat(np.arange(len(images)), [len(one.scores) for one in images])
+        order = np.lexsort((np.arange(len(scores)), -scores))
+        self._of_class = [
+            (image[mine], hits[mine])
+            for mine in (order[classes[order] == c] for c in range(self._present.shape[1]))
+        ]
+
+    def precision(self, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Mean over the classes that occur of the average precision at each overlap, [10]; NaN where none occurs.
+
+        Args:
+            chosen: Images to look at, by index, any number of times each; None for all, once.
+        """
+        times = (
+            np.ones(len(self._present))
+            if chosen is None
+            else np.bincount(chosen, minlength=len(self._present))
+        )
+        present = times @ self._present
+        each = [
+            _average_precision(hits, times[image].astype(np.float64), float(count))
+            for (image, hits), count in zip(self._of_class, present, strict=True)
+            if count
+        ]
+        return np.asarray(np.mean(each, axis=0) if each else np.full(len(OVERLAPS), np.nan))
 
 
-def _average_precision(hits: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+def _average_precision(
+    hits: NDArray[np.bool_], times: NDArray[np.float64], count: float
+) -> NDArray[np.float64]:
     """Precision at 101 recalls, each the best that any larger recall has; [10]."""
-    if not len(hits):
-        return np.zeros(len(OVERLAPS))
-    right = np.cumsum(hits, axis=0, dtype=np.float64)
-    recall = right / count
-    precision = right / np.arange(1, len(hits) + 1)[:, None]
-    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     result = np.zeros(len(OVERLAPS))
+    if not len(hits):
+        return result
+    seen = np.maximum(np.cumsum(times), 1e-9)
+    right = np.cumsum(hits * times[:, None], axis=0)
+    precision = np.maximum.accumulate((right / seen[:, None])[::-1], axis=0)[::-1]
+    recall = right / count
     for t in range(len(OVERLAPS)):
         places = np.searchsorted(recall[:, t], RECALLS, side="left")
-        reached = places < len(hits)
-        result[t] = precision[places[reached], t].sum() / len(RECALLS)
+        reached = places[places < len(hits)]
+        result[t] = precision[reached, t].sum() / len(RECALLS)
     return result

@@ -104,6 +104,8 @@ class Measure:
             [n]; None where the score is no mean over samples. Samples that do not count are left out.
         higher: Whether a larger score is better.
         span: Distance of the best and the worst score that there can be; None where there is no such bound.
+        drawn: From statistics, a function of sample indices that gives the score of those samples: for scores that are
+            drawn anew many times and have something to sort but once. None to take the rows and call `total`.
     """
 
     name: str
@@ -112,6 +114,13 @@ class Measure:
     per_sample: Callable[[Statistics], NDArray[Any]] | None = None
     higher: bool = True
     span: float | None = None
+    drawn: Callable[[Statistics], Callable[[NDArray[np.int64]], float]] | None = None
+
+    def draws(self, statistics: Statistics) -> Callable[[NDArray[np.int64]], float]:
+        """The score of chosen samples, as a function of their indices."""
+        if self.drawn is not None:
+            return self.drawn(statistics)
+        return lambda chosen: self.total(statistics[chosen])
 
     def show(self, value: float) -> str:
         """A score for reading, with its sign of percent where it is one."""
@@ -235,8 +244,10 @@ class Task(ABC):
         measure = self.measure
         value = measure.total(statistics)
         if measure.per_sample is None:
-            low, high = bootstrap_interval(lambda chosen: measure.total(statistics[chosen]), len(statistics))
-            return Score(value, low, high)
+            low, high = bootstrap_interval(measure.draws(statistics), len(statistics), span=measure.span)
+            return Score(
+                value, min(low, value), max(min(high, 100.0) if measure.span == 100 else high, value)
+            )
         samples = measure.per_sample(statistics)
         if samples.dtype == bool:
             low, high = proportion_interval(int(samples.sum()), len(samples))
@@ -249,7 +260,8 @@ class Task(ABC):
         sign = 1 if measure.higher else -1
         drop = sign * (measure.total(first) - measure.total(second))
         if measure.per_sample is None:
-            low, high = paired_score_interval(measure.total, first, second, span=measure.span)
+            draws = measure.draws(first), measure.draws(second)
+            low, high = paired_score_interval(*draws, len(first), span=measure.span)
             low, high = (low, high) if measure.higher else (-high, -low)
             return Difference(drop, low, high, None, "paired bootstrap")
         a, b = measure.per_sample(first), measure.per_sample(second)

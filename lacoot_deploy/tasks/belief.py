@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError, LacootError
+from lacoot_deploy.manifest import BeliefRecord
 from lacoot_deploy.tasks.base import Measure, Score, Truth
 from lacoot_deploy.tasks.judge import Judge
 from lacoot_deploy.tasks.registry import fit_task
@@ -62,19 +63,19 @@ class Belief:
         text = f"Dense network: {self.measure.name} {value} (95 % interval {low} to {high}) on {self.samples} samples"
         return f"{text}; guessing gives {self.measure.show(self.guess)}" if self.guess is not None else text
 
-    def record(self) -> dict[str, Any]:
-        """As plain data for evidence."""
-        return {
-            "task": self.task,
-            "measure": self.measure.name,
-            "unit": self.measure.unit,
-            "score": self.score.value,
-            "ci95": [self.score.low, self.score.high],
-            "guess": self.guess,
-            "believed": self.believed,
-            "samples": self.samples,
-            "sentence": f"{self.sentence()}.",
-        }
+    def record(self) -> BeliefRecord:
+        """The same for a plan or a comparison."""
+        return BeliefRecord(
+            task=self.task,
+            measure=self.measure.name,
+            unit=self.measure.unit,
+            score=self.score.value,
+            ci95=(self.score.low, self.score.high),
+            guess=self.guess,
+            believed=self.believed,
+            samples=self.samples,
+            sentence=f"{self.sentence()}.",
+        )
 
 
 def try_labels(judge: Judge, samples: Samples, *, run: Run | None = None) -> Belief:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.tasks.arrays import NUMPY, Operations
-from lacoot_deploy.tasks.average_precision import match, mean_average_precision, suppress
+from lacoot_deploy.tasks.average_precision import Detections, match, suppress
 from lacoot_deploy.tasks.base import Facts, Measure, Outputs, Statistics, Task, Truth, Unfit
 from lacoot_deploy.tasks.boxes import BoxLayout, find_layout, pairwise_overlap
 from lacoot_deploy.tasks.class_scores import TINY, whole_numbers
@@ -84,13 +84,7 @@ class Detection(Task):
     @property
     def measures(self) -> tuple[Measure, ...]:
         """Mean average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75."""
-        return (
-            Measure(
-                "mAP", "points", lambda s: 100 * float(mean_average_precision(list(s)).mean()), span=100.0
-            ),
-            Measure("mAP50", "points", lambda s: 100 * float(mean_average_precision(list(s))[0]), span=100.0),
-            Measure("mAP75", "points", lambda s: 100 * float(mean_average_precision(list(s))[5]), span=100.0),
-        )
+        return (_precision("mAP", slice(None)), _precision("mAP50", 0), _precision("mAP75", 5))
 
     def truth(self, labels: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> Truth:
         """True boxes [n, g, 4] and their classes [n, g].
@@ -124,7 +118,8 @@ class Detection(Task):
         yes, no = (ops.log(ops.clip(p, TINY, None)) for p in (scores, 1 - scores))
         want_yes, want_no = (ops.log(ops.clip(p, TINY, None)) for p in (wanted, 1 - wanted))
         classes = (wanted * (want_yes - yes) + (1 - wanted) * (want_no - no)).sum(2)
-        size = ops.clip((true[:, :, 2] - true[:, :, 0]) * (true[:, :, 3] - true[:, :, 1]), 1e-9, None)
+        size = ((true[:, :, 2:] - true[:, :, :2]) ** 2).sum(2) / 2
+        size = size + 0.01 * size.mean(1)[:, None] + 1e-9
         places = ((boxes - true) ** 2).sum(2) / size
         costs = (ops.clip(classes, 0.0, None) + best * places).sum(1) / ops.clip(best.sum(1), 1.0, None)
         return ops.where(ops.finite(boxes).all(2).all(1) & ops.finite(scores).all(2).all(1), costs, np.inf)
@@ -166,6 +161,17 @@ class Detection(Task):
             kept = suppress(boxes[place], values, classes)
             place, classes, values = place[kept], classes[kept], values[kept]
         return boxes[place], values, classes
+
+
+def _precision(name: str, overlap: int | slice) -> Measure:
+    def drawn(found: Statistics) -> Callable[[NDArray[np.int64]], float]:
+        detections = Detections(list(found))
+        return lambda chosen: 100 * float(np.mean(detections.precision(chosen)[overlap]))
+
+    def total(found: Statistics) -> float:
+        return 100 * float(np.mean(Detections(list(found)).precision()[overlap]))
+
+    return Measure(name, "points", total, span=100.0, drawn=drawn)
 
 
 def _unmatched(ops: Operations, boxes: Any, scores: Any, true: Any, classes: Any, weights: Any) -> Any:

@@ -62,21 +62,6 @@ class Quality:
         """How much worse another network's score is, in the measure's unit."""
         return self.score - after.score if self.higher else after.score - self.score
 
-    def record(self) -> dict[str, Any]:
-        """As plain data for evidence in a plan; what was not measured is left out."""
-        found = {
-            "samples": self.samples,
-            "drift": self.drift,
-            "divergence": self.divergence,
-            "agreement": self.agreement,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "score": self.score,
-            "measure": self.score_name,
-            "unit": self.unit,
-        }
-        return {key: value for key, value in found.items() if value is not None}
-
 
 class Judge:
     """Judges outputs of any network on the samples of the dense network's outputs, by one task."""
@@ -153,16 +138,6 @@ class Judge:
         """How much worse the outputs' score is than the dense network's, with its paired interval."""
         before = self.task.statistics(self.dense, self.truth, self.dense)
         return self.task.difference(before, self.task.statistics(outputs, self.truth, self.dense))
-
-    def drop(self, outputs: Outputs) -> dict[str, Any]:
-        """The same as plain data for evidence in a plan."""
-        found = self.difference(outputs)
-        return {
-            "drop_points": found.drop,
-            "ci95": [found.low, found.high],
-            "unit": self.task.measure.unit,
-            "interval": found.method,
-        }
 
 
 def _mean(costs: NDArray[np.float64]) -> float:

@@ -50,6 +50,8 @@ class Multilabel(Task):
             if kind is None:
                 continue
             found = cls(name, kind, values[0].size)
+            if kind == "answers" and found.answers == 1 and not facts.named:
+                continue
             if not facts.labels:
                 if facts.named or (kind == "probabilities" and not _one_of_several(values)):
                     return found

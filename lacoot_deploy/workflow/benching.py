@@ -47,7 +47,8 @@ def benchmark(
         a: The model, or the reference of the two.
         b: The model that is said to be faster or slower than A.
         options: How to measure.
-        data: Real samples to run on, text as after `--data`; None to generate inputs.
+        data: Real samples to run on, text as after `--data`; None to generate inputs. Where `options.dims` asks for
+            other sizes than theirs, inputs are generated with those.
         runtime: Where both run.
         per_block: Measure also where A's time goes, by block, and where B is A without some of them, how much of the
             latency that they took was saved.
@@ -67,12 +68,15 @@ def benchmark(
     feeds: dict[str, NDArray[Any]] | None = None
     if data is not None:
         from lacoot_deploy.manifest import read_manifest
+        from lacoot_deploy.runtime.sizes import timed_feeds
 
         data, batch = DataOptions.of(data), options.batch or 1
         samples = samples_for(models[0], read_manifest(models[0], path=paths[0]), data)
         if len(samples) < batch:
             raise InputError(f"--batch {batch} is larger than the {len(samples)} samples of {data.spec}.")
         feeds = next(samples.batches(batch))
+        if options.dims or options.batch is None:
+            feeds = timed_feeds(models[0], samples, options.dims, runtime=runtime, source=paths[0])
         options = replace(options, batch=None, dims={})
     result = bench(
         paths[0],

@@ -25,12 +25,9 @@ def samples_for(model: onnx.ModelProto, manifest: Manifest | None, options: Data
     from lacoot_deploy.runtime.feeds import model_inputs
 
     return load_samples(
-        options.spec,
+        options,
         inputs=model_inputs(model),
         preprocessing=_preprocessing(model, manifest, options),
-        split=options.split,
-        limit=options.limit,
-        seed=options.seed,
         val_fraction=_val_fraction(manifest),
     )
 

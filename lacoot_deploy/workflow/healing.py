@@ -51,7 +51,7 @@ class HealSummary(BaseModel):
     merge: MergeSummary | None = None
 
 
-def heal(
+def heal_run(
     run: str | Path,
     plan_file: str | Path,
     out: str | Path,

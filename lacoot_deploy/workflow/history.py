@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lacoot_deploy.manifest import CollapseRecord, Manifest, Plan, write_manifest
 from lacoot_deploy.selection.options import Granularity
@@ -75,6 +75,6 @@ def record_history(
 
 
 def _accuracies(plan: Plan) -> tuple[float | None, float | None]:
-    confirming: dict[str, Any] = plan.evidence.get("confirming") or {}
-    before, after = confirming.get("dense") or {}, confirming.get("collapsed") or {}
-    return before.get("accuracy"), after.get("accuracy")
+    confirming = plan.evidence.confirming
+    before, after = (None, None) if confirming is None else (confirming.dense, confirming.collapsed)
+    return (None if before is None else before.accuracy), (None if after is None else after.accuracy)

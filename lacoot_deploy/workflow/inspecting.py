@@ -93,7 +93,13 @@ class Opened:
         return [block for block in self.blocks if block.collapsible and not block.scope]
 
 
-def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Opened:
+def open_model(
+    path: str | Path,
+    *,
+    probe: bool = True,
+    granularity: Granularity = "block",
+    private_io: bool = False,
+) -> Opened:
     """Load a model and find its blocks.
 
     Args:
@@ -101,6 +107,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
         probe: Where shapes around a merge stay unknown statically, settle them by one run in ONNX Runtime on
             generated input.
         granularity: Whole blocks, or every residual unit as a block of its own.
+        private_io: Whether inputs and outputs of the model that belong to a block alone may go with it.
 
     Raises:
         InputError: The file is missing, malformed or unsupported, or its manifest cannot be used.
@@ -114,7 +121,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
     model = read_model(path)
     manifest = read_manifest(model, path=path)
     notes: tuple[str, ...] = ()
-    found = survey(model, granularity=granularity)
+    found = survey(model, granularity=granularity, private_io=private_io)
     blocks, undecided = found.blocks, found.undecided
     if undecided and probe:
         from lacoot_deploy.errors import LacootError
@@ -122,7 +129,7 @@ def open_model(path: str | Path, *, probe: bool = True, granularity: Granularity
 
         try:
             shapes = probe_file(path, undecided)
-            blocks = find_blocks(model, shapes=shapes, granularity=granularity)
+            blocks = find_blocks(model, shapes=shapes, granularity=granularity, private_io=private_io)
             notes = (f"The shapes of {len(undecided)} values were settled by a probe run in ONNX Runtime.",)
         except LacootError as error:
             notes = (f"{len(undecided)} shapes stay unknown, because the probe run failed: {error}",)

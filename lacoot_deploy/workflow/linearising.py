@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lacoot_deploy.manifest import Plan
+from lacoot_deploy.manifest import Plan, StepEvidence
 from lacoot_deploy.selection.options import LineariseOptions
 from lacoot_deploy.workflow.inspecting import ReasonEntry
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.bench.merging import MergeMeasurer
     from lacoot_deploy.graph.linear import Activation, MergeRecord, MergeResult, Refusal
     from lacoot_deploy.selection.limits import Evidence
+    from lacoot_deploy.selection.linear_network import LinearNetwork
     from lacoot_deploy.selection.trials import Trials
 
 Progress = Callable[[int, int, str], None]
@@ -119,60 +120,78 @@ def plan_activations(
         UsageError: The options do not make sense together, or a name does not exist.
         NothingToCollapseError: No activation can become linear under the limit.
     """
-    from lacoot_deploy.graph.linear import Linearisation
-    from lacoot_deploy.selection import linear_search as search
     from lacoot_deploy.selection.linear_network import LinearNetwork
 
     if evidence is None:
         options.need_data()
-    if options.what is None:
-        plan = plan.model_copy(deep=True)
-        plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
-        finish = Merging(plan, trials)
-        finish(base)
-        plan.faster = finish.faster
-        return plan
-    activations = activations_after(base, original, trials.folder)
-    merge = options.merge or "cheaper"
-    fit = options.fit or ("identity" if evidence is None else "affine")
     plan = plan.model_copy(deep=True)
-    plan.fit, plan.merge, plan.inexact = fit, merge, options.inexact
+    plan.merge, plan.inexact = options.merge or "cheaper", options.inexact
     finish = Merging(plan, trials)
-    if isinstance(options.what, tuple):
-        wanted = search.named(options.what, activations)
-        if evidence is None:
-            plan.linearised = [search.record_of(Linearisation(a), {"chosen_by": "user"}) for a in wanted]
-            plan.evidence = {**plan.evidence, "measured": False}
-            finish(_linear(base, plan, activations, trials.folder))
-            plan.faster = finish.faster
-            return plan
-    assert evidence is not None, "checked above"
-    network = LinearNetwork(base, activations, evidence, fit=fit, trials=trials, reference=original)
-    if isinstance(options.what, tuple):
-        path = search.chosen_by_user(network, wanted)
+    if options.what is None:
+        finish(base)
     else:
-        assert options.limit is not None, "checked above"
+        activations = activations_after(base, original, trials.folder)
+        plan.fit = options.fit or ("identity" if evidence is None else "affine")
+        if evidence is None:
+            assert isinstance(options.what, tuple), "else there are samples"
+            _name(plan, options.what, activations)
+            finish(_linear(base, plan, activations, trials.folder))
+        else:
+            network = LinearNetwork(
+                base, activations, evidence, fit=plan.fit, trials=trials, reference=original
+            )
+            _choose(plan, options, network, finish, evidence, progress)
+    plan.faster = finish.faster
+    return plan
+
+
+def _name(plan: Plan, names: tuple[str, ...], activations: Sequence[Activation]) -> None:
+    """Note the named activations, without data, in a plan."""
+    from lacoot_deploy.graph.linear import Linearisation
+    from lacoot_deploy.selection.linear_search import named, record_of
+
+    user = StepEvidence(chosen_by="user")
+    plan.linearised = [record_of(Linearisation(a), user.model_copy()) for a in named(names, activations)]
+    plan.evidence.measured = False
+
+
+def _choose(
+    plan: Plan,
+    options: LineariseOptions,
+    network: LinearNetwork,
+    finish: Merging,
+    evidence: Evidence,
+    progress: Progress | None,
+) -> None:
+    """Fit the named activations, or search for some, and note them with the evidence in a plan."""
+    from lacoot_deploy.selection import linear_search as search
+    from lacoot_deploy.selection.limits import LimitRule
+
+    rule = LimitRule(options.limit, network.dense, thing="activation")
+    if isinstance(options.what, tuple):
+        path = search.chosen_by_user(network, search.named(options.what, network.activations))
+    else:
+        assert options.limit is not None, "the options see to that"
         plan.criterion = options.criterion or "output"
         plan.search = options.search or "greedy"
         plan.limit = {**plan.limit, **options.limit.given()}
-        measure = trials.speedup
-        speedup = None if measure is None else (lambda network: measure(finish(network)))
+        measure = network.trials.speedup
+        every, merge = options.what == "all", plan.merge or "cheaper"
         path = search.search(
             network,
-            search.candidates(activations, every=options.what == "all", merge=merge, inexact=options.inexact),
-            options.limit,
+            search.candidates(network.activations, every=every, merge=merge, inexact=plan.inexact),
+            rule,
             criterion=plan.criterion,
             greedy=plan.search == "greedy",
-            speedup=speedup,
+            speedup=None if measure is None else lambda network: measure(finish(network)),
             progress=progress,
         )
-    path, found = search.confirm(network, path, options.limit, evidence, finish=finish, reference=original)
+    path, found = search.confirm(network, path, rule, evidence, finish=finish)
     plan.linearised = search.linearise_records(path)
-    found["belief"] = network.belief.record()
-    plan.task = network.task.record()
-    plan.evidence = found if not plan.evidence else {**found, "blocks": plan.evidence}
-    plan.faster = finish.faster
-    return plan
+    plan.task, found.belief = network.task.record(), network.belief.record()
+    if plan.evidence.model_fields_set:
+        found.blocks = plan.evidence
+    plan.evidence = found
 
 
 def activations_after(

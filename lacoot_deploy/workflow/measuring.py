@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
@@ -33,6 +36,7 @@ def measure(
     projections: int = 50,
     runtime: Runtime = AUTO,
     latency: bool = True,
+    dims: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """Measure how far each block's output is from its input and record it in a copy of the model.
@@ -43,7 +47,8 @@ def measure(
         data: Calibration data; text as after `--data`.
         projections: Random directions of the sampled distance.
         runtime: Where the model runs.
-        latency: Whether to time the blocks as well.
+        latency: Whether to time the blocks as well, at the sizes of the data.
+        dims: Sizes of free dimensions to time them at where those of the data are not wanted.
         progress: Called with (done, total, what).
 
     Returns:
@@ -55,12 +60,14 @@ def measure(
     """
     from lacoot_deploy.files import check_target
     from lacoot_deploy.graph.model.io import save_model
+    from lacoot_deploy.runtime.batching import check_samples
     from lacoot_deploy.runtime.measure import measure as measure_samples
 
     path, output, data = Path(path), Path(output), DataOptions.of(data, split="val")
     check_target(output, inputs=[path, *data.files])
     opened = open_model(path)
     samples = samples_for(opened.model, opened.manifest, data)
+    check_samples(samples)
     if not opened.able:
         raise InputError(f"{path} has no block that can be measured; see 'lacoot-deploy inspect {path}'.")
     measured = measure_samples(
@@ -76,7 +83,12 @@ def measure(
     manifest.producer = PRODUCER
     distances = {name: found.distances for name, found in measured.items()}
     manifest.blocks = block_records(opened.blocks, distances, manifest)
-    times = _latencies(path, opened.able, runtime) if latency else {}
+    times: dict[str, LatencyRecord] = {}
+    if latency:
+        from lacoot_deploy.runtime.sizes import timed_feeds
+
+        feeds = timed_feeds(opened.model, samples, dims or {}, runtime=runtime, source=path)
+        times = _latencies(path, opened.able, runtime, feeds)
     for record in manifest.blocks:
         if record.name in measured:
             ends = {"input": measured[record.name].source, "output": measured[record.name].target}
@@ -87,14 +99,21 @@ def measure(
     return inspect(output)
 
 
-def _latencies(path: Path, blocks: list[Block], runtime: Runtime) -> dict[str, LatencyRecord]:
+def _latencies(
+    path: Path, blocks: list[Block], runtime: Runtime, feeds: Mapping[str, NDArray[Any]]
+) -> dict[str, LatencyRecord]:
     from lacoot_deploy.bench.per_block import block_latencies
     from lacoot_deploy.machine import describe_machine
 
-    found, cpu = block_latencies(path, blocks, runtime=runtime), describe_machine().cpu
+    found, cpu = block_latencies(path, blocks, runtime=runtime, feeds=feeds), describe_machine().cpu
     return {
         block.name: LatencyRecord(
-            ms=block.ms, share=block.share, batch=found.batch, provider=found.provider, cpu=cpu
+            ms=block.ms,
+            share=block.share,
+            batch=found.batch,
+            shapes=found.shapes,
+            provider=found.provider,
+            cpu=cpu,
         )
         for block in found.blocks
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lacoot_deploy.bench.options import BLOCKS, QUICK, BenchOptions
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord, Plan, parse_plan
@@ -16,7 +19,9 @@ from lacoot_deploy.workflow.inspecting import Opened, recorded_distances
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
+    from lacoot_deploy.data.types import Samples
     from lacoot_deploy.selection.limits import Evidence, Limit
     from lacoot_deploy.selection.options import SearchOptions
 
@@ -32,6 +37,7 @@ def plan_for(
     *,
     data: DataOptions | None = None,
     runtime: Runtime = AUTO,
+    dims: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Make a plan for an opened model; arguments as for `collapse`."""
@@ -45,14 +51,16 @@ def plan_for(
         wanted = _distance(limit, options)
         if wanted is not None and any(wanted not in distances.get(b.name, {}) for b in opened.able):
             distances = _measured(opened, evidence, data, wanted, runtime)
+    # Trials compare all outputs of both networks: private ones go with their blocks only in the file that is written.
+    blocks = [replace(block, private_inputs=(), private_outputs=()) for block in opened.blocks]
     return make_plan(
         opened.model,
-        opened.blocks,
+        blocks,
         limit,
         options,
         evidence=evidence,
         distances=distances,
-        trials=trials_of(opened, runtime),
+        trials=trials_of(opened, runtime, None if evidence is None else evidence.choose, dims or {}),
         progress=progress,
     )
 
@@ -65,9 +73,11 @@ def evidence_for(opened: Opened, data: DataOptions, seed: int) -> Evidence:
         data: What to read, and what it is for.
         seed: Seed of the split into roles.
     """
+    from lacoot_deploy.runtime.batching import check_samples
     from lacoot_deploy.selection.limits import Evidence
 
     samples = samples_for(opened.model, opened.manifest, data)
+    check_samples(samples)
     return Evidence.split(samples, seed=seed, task=task_of(opened.manifest, data))
 
 
@@ -91,38 +101,66 @@ def _measured(
     )
 
 
-def trials_of(opened: Opened, runtime: Runtime) -> Trials:
-    """Trial runs of an opened model, with what times them."""
+def trials_of(
+    opened: Opened,
+    runtime: Runtime,
+    samples: Samples | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Trials:
+    """Trial runs of an opened model, with what times them at the sizes of the samples."""
+
+    @cache
+    def feeds() -> dict[str, NDArray[Any]] | None:
+        from lacoot_deploy.runtime.sizes import timed_feeds
+
+        if samples is None:
+            return None
+        return timed_feeds(opened.model, samples, dims or {}, runtime=runtime, source=opened.path)
+
+    def options(given: BenchOptions) -> BenchOptions:
+        return replace(given, dims=dims or {}) if samples is None else given
+
     return Trials(
         source=opened.path,
         runtime=runtime,
-        speedup=lambda model: _speedup(opened.path, model, runtime),
-        latencies=lambda: _latencies(opened, runtime),
+        speedup=lambda model: _speedup(opened.path, model, runtime, feeds(), options(QUICK)),
+        latencies=lambda: _latencies(opened, runtime, feeds(), options(BLOCKS)),
+        timed=lambda: {name: list(array.shape) for name, array in (feeds() or {}).items()},
     )
 
 
-def _speedup(path: Path, model: onnx.ModelProto, runtime: Runtime) -> float:
+def _speedup(
+    path: Path,
+    model: onnx.ModelProto,
+    runtime: Runtime,
+    feeds: Mapping[str, NDArray[Any]] | None,
+    options: BenchOptions,
+) -> float:
     """How many times as fast a shortened model is: the lower end of the interval, to be safe."""
     import tempfile
 
     from lacoot_deploy.bench import bench
-    from lacoot_deploy.bench.options import QUICK
     from lacoot_deploy.graph.model.io import save_model
 
     with tempfile.TemporaryDirectory() as folder:
         shorter = Path(folder) / "shorter.onnx"
         save_model(model, shorter, source=path)
-        result = bench(path, shorter, QUICK, runtime=runtime)
+        result = bench(path, shorter, options, runtime=runtime, feeds=feeds)
     if result.ci95 is None:
         raise InputError("The speed-up could not be measured.")
     return float(result.ci95[0])
 
 
-def _latencies(opened: Opened, runtime: Runtime) -> dict[str, float]:
+def _latencies(
+    opened: Opened,
+    runtime: Runtime,
+    feeds: Mapping[str, NDArray[Any]] | None,
+    options: BenchOptions,
+) -> dict[str, float]:
     """Milliseconds that each block takes on this device."""
     from lacoot_deploy.bench.per_block import block_latencies
 
-    measured = block_latencies(opened.path, opened.able, runtime=runtime)
+    measured = block_latencies(opened.path, opened.able, options, runtime=runtime, feeds=feeds)
     return {block.name: block.ms for block in measured.blocks}
 
 

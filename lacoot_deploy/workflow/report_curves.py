@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lacoot_deploy.data.options import portable
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Cost, Curve, Gain, Point, Removed, Scratch
-from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, TableRow, portable
+from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, TableRow
 
 CURVES = 12
 """Most series that a chart stays readable with."""
@@ -101,17 +102,19 @@ def curves_of(
 def _search_curve(plan: Plan | None, metric: str, steps: Mapping[int, float]) -> Curve | None:
     if plan is None:
         return None
-    start = ((plan.evidence.get("choosing") or {}).get("dense") or {}).get(metric)
+    choosing = plan.evidence.choosing
+    start = None if choosing is None or choosing.dense is None else choosing.dense.named(metric)
     points = [] if start is None else [Point(removed=0, score=start, latency=1.0)]
     for depth, step in enumerate(plan.steps, 1):
-        score = (step.evidence.get("after_this_step") or {}).get(metric)
-        if isinstance(score, (int, float)):
+        after = step.evidence.after_this_step
+        score = None if after is None else after.named(metric)
+        if score is not None:
             points.append(
                 Point(removed=depth, score=score, latency=steps.get(depth), label=f"without {step.block}")
             )
     if len(points) < 2:
         return None
-    data = portable(str(plan.evidence.get("data") or ""))
+    data = portable(plan.evidence.data or "")
     return Curve(
         name="the search, step by step",
         kind="search",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lacoot_deploy.bench.files import total_bytes
+from lacoot_deploy.data.options import portable
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.files import sha256_file
 from lacoot_deploy.manifest import CollapseRecord, Plan, parse_plan
@@ -175,12 +176,6 @@ def _read_run(folder: Path, given: Given) -> None:
         given.trainings.append(Training(name=folder.name, epochs=epochs, recipe=_portable(settings)))
     if model.is_file():
         given.models.append(read_model(model, folder))
-
-
-def portable(spec: str) -> str:
-    """A data specification without the folders of this machine."""
-    kind, colon, path = spec.partition(":")
-    return spec if kind == "python" or not colon else kind + colon + Path(path).name
 
 
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:

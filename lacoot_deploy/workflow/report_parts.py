@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lacoot_deploy.manifest import CollapseRecord, Plan
+from lacoot_deploy.data.options import portable
+from lacoot_deploy.manifest import CollapseRecord, Plan, PlanEvidence
 from lacoot_deploy.numerals import counted
 from lacoot_deploy.reports.records import (
     BlockLine,
@@ -22,7 +23,7 @@ from lacoot_deploy.reports.records import (
     Scratch,
     Shipped,
 )
-from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, portable
+from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
@@ -37,7 +38,7 @@ DISTANCES = ("mswd", "paired", "mswd-ascent", "cosine")
 def removed_blocks(records: Sequence[CollapseRecord], plan: Plan | None) -> list[Removed]:
     """The blocks that went: from the histories of the file, else what the plan would take."""
     if records:
-        exact = {step.block for step in plan.steps if step.evidence.get("lossless")} if plan else set()
+        exact = {step.block for step in plan.steps if step.evidence.lossless} if plan else set()
         return [
             Removed(
                 block=name,
@@ -53,7 +54,7 @@ def removed_blocks(records: Sequence[CollapseRecord], plan: Plan | None) -> list
             block=step.block,
             form=step.form,
             repair=None if step.repair is None else step.repair.kind,
-            lossless=bool(step.evidence.get("lossless")),
+            lossless=bool(step.evidence.lossless),
         )
         for step in (plan.steps if plan is not None else [])
     ]
@@ -108,19 +109,9 @@ def cost_of(
             judged_on="validation samples of the healing",
             healed=True,
         )
-    confirming = (plan.evidence.get("confirming") or {}) if plan is not None else {}
-    if plan is not None and "drop_points" in confirming:
-        accuracy = plan.evidence.get("judged_by") == "accuracy"
-        after = confirming["collapsed"]
-        return Cost(
-            metric="top-1 accuracy" if accuracy else "agreement with the dense network",
-            before=confirming["dense"].get("accuracy") if accuracy else None,
-            after=after["accuracy"] if accuracy else after["agreement"],
-            drop=confirming["drop_points"],
-            ci95=tuple(confirming["ci95"]),
-            samples=after.get("samples"),
-            judged_on=f"samples that confirmed the plan ({portable(str(plan.evidence.get('data') or 'its own data'))})",
-        )
+    confirmed = None if plan is None else _confirmed_cost(plan.evidence)
+    if confirmed is not None:
+        return confirmed
     if records and records[-1].accuracy_after is not None:
         before, after = records[0].accuracy_before, records[-1].accuracy_after
         return Cost(
@@ -131,6 +122,28 @@ def cost_of(
             judged_on="samples that confirmed the plan",
         )
     return None
+
+
+def _confirmed_cost(evidence: PlanEvidence) -> Cost | None:
+    """What the samples that confirmed the plan say."""
+    found = evidence.confirming
+    if found is None or found.drop_points is None or found.collapsed is None or found.dense is None:
+        return None
+    measure = evidence.judged_by or "agreement"
+    after = found.collapsed.named(measure)
+    if after is None:
+        return None
+    names = {"accuracy": "top-1 accuracy", "agreement": "agreement with the dense network"}
+    return Cost(
+        metric=names.get(measure, measure),
+        unit="%" if found.unit in (None, "points") else "",
+        before=None if measure == "agreement" else found.dense.named(measure),
+        after=after,
+        drop=found.drop_points,
+        ci95=found.ci95,
+        samples=found.collapsed.samples,
+        judged_on=f"samples that confirmed the plan ({portable(evidence.data or 'its own data')})",
+    )
 
 
 def gain_of(bench: BenchReport | None) -> Gain | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Fact, Network, Reproduction, Training
-from lacoot_deploy.workflow.report_inputs import Cast, portable
+from lacoot_deploy.workflow.commands import collapse_words, data_record, data_words
+from lacoot_deploy.workflow.report_inputs import Cast
 
 if TYPE_CHECKING:
     from lacoot_deploy.runtime.compare import Comparison
@@ -65,14 +66,12 @@ def _commands(
     dense = "dense.onnx" if parts.dense is None else _shown(parts.dense.path, parts.dense.run)
     short = "collapsed.onnx" if parts.short is None else parts.short.path.name
     if parts.short is None or parts.short.run is None:
-        words = ["lacoot-deploy", "collapse", dense, *_limit_words(plan), "-o", short]
+        words = ["lacoot-deploy", "collapse", dense, *_plan_words(parts, plan), "-o", short]
         lines.append(" ".join(quote(word) for word in words))
     if data is not None:
-        lines.append(
-            f"lacoot-deploy compare {quote(dense)} {quote(short)} --data {quote(portable(data.spec))} "
-            f"--split {data.split}"
-            + ("" if data.limit is None else f" --samples {data.limit} --seed {data.seed}")
-        )
+        words = ["lacoot-deploy", "compare", dense, short, *data_words(data_record(data))]
+        seed = f" --seed {data.seed}" if data.limit is not None or data.seed else ""
+        lines.append(" ".join(quote(word) for word in words) + seed)
     elif comparison is not None:
         lines.append(f"lacoot-deploy compare {quote(dense)} {quote(short)} --data DATA")
     if bench is not None:
@@ -89,24 +88,13 @@ def _shown(path: Path, run: Path | None) -> str:
     return path.name if run is None else f"{run.name}/{path.name}"
 
 
-def _limit_words(plan: Plan | None) -> list[str]:
-    """Options of `collapse` that ask for the plan's limit again."""
-    if plan is None or not plan.limit:
-        return ["--plan", "plan.json"] if plan is None else []
-    words: list[str] = []
-    for key, value in plan.limit.items():
-        option = f"--{key.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        elif isinstance(value, (list, tuple)):
-            words += [option, ",".join(map(str, value))]
-        else:
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    for key, given in (("--criterion", plan.criterion), ("--search", plan.search)):
-        if given is not None and "lossless" not in plan.limit:
-            words += [key, given]
-    described = plan.evidence.get("data")
-    return [*words, "--data", portable(str(described).split(" [")[0])] if described else words
+def _plan_words(parts: Cast, plan: Plan | None) -> list[str]:
+    """Options of `collapse` that give the plan again; none where the dense file recommends it."""
+    recommended = None if parts.dense is None else parts.dense.recommended
+    if plan is not None and recommended is not None and recommended.digest() == plan.digest():
+        return []
+    words = None if plan is None or plan.options is None else collapse_words(plan.options)
+    return ["--plan", "plan.json"] if words is None else words
 
 
 def _versions(parts: Cast, bench: BenchReport | None) -> list[Fact]:

@@ -44,7 +44,7 @@ def worst_samples(
         return found
     chosen = samples.take(np.array([one.index for one in found]))
     for place, one in enumerate(found):
-        if chosen.labels is not None:
+        if chosen.labels is not None and chosen.labels.ndim == 1 and chosen.labels.dtype.kind in "iu":
             one.label = _named(int(chosen.labels[place]), chosen.classes)
         feeds = {name: values[place : place + 1] for name, values in chosen.feeds.items()}
         answers = [session.run(_whole_batch(session, feeds)).get(one.output) for session in sessions]

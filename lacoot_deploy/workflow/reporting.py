@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacoot_deploy.data.options import DataOptions
+from lacoot_deploy.data.options import DataOptions, portable
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Answer, Point, ReportDocument
@@ -21,7 +21,6 @@ from lacoot_deploy.workflow.report_inputs import (
     Given,
     GivenModel,
     cast,
-    portable,
     read_inputs,
     read_model,
 )
@@ -312,7 +311,7 @@ def _steps(dense: GivenModel, plan: Plan | None, folder: Path) -> list[tuple[int
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan
 
-    if plan is None or len(plan.steps) < 2 or "after_this_step" not in plan.steps[0].evidence:
+    if plan is None or len(plan.steps) < 2 or plan.steps[0].evidence.after_this_step is None:
         return []
     cuts, _ = resolve_plan(plan, dense.opened.blocks)
     depths = sorted({round(1 + i * (len(cuts) - 1) / (STEPS - 1)) for i in range(STEPS)})

@@ -145,8 +145,8 @@ class Judged:
         import onnxruntime
 
         from lacoot_deploy.bench.environment import gpu_name
+        from lacoot_deploy.data.options import portable
         from lacoot_deploy.machine import describe_machine
-        from lacoot_deploy.workflow.report_inputs import portable
 
         task, data = self.judge.task, self.request.data
         return Conditions(

@@ -68,13 +68,13 @@ def main() -> None:
         after = (
             predict(open_session(short, runtime=Runtime("cpu")), others)[output].argmax(1) == others.labels
         )
-        confirming = plan.evidence["confirming"]
+        confirming = plan.evidence.confirming
         rows.append(
             {
                 "split": seed,
                 "removed": len(plan.steps),
-                "confirmed": confirming["drop_points"],
-                "ci95": confirming["ci95"],
+                "confirmed": confirming.drop_points,
+                "ci95": confirming.ci95,
                 "others": 100 * float(np.mean(right[rest]) - np.mean(after)),
             }
         )

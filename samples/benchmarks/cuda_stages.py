@@ -299,7 +299,11 @@ def trained(job: Job) -> Path:
 
     folder = job.folder / f"digits-{job.device}{'-small' if job.small else ''}"
     if not (folder / "model.onnx").is_file():
-        few = ("epochs=2", "limit=400") if job.small else ("epochs=15",)
+        few = (
+            ("epochs=2", "limit=800", "batch_size=32", "warmup=0.2", "penalty=1")
+            if job.small
+            else ("epochs=15",)
+        )
         ld.train(None, folder, overrides=(*few, f"device={job.device}", "max_drop=100"))
     return folder
 
@@ -342,7 +346,7 @@ def healed(job: Job, device: str) -> dict[str, Any]:
     shutil.rmtree(target, ignore_errors=True)
     began = time.perf_counter()
     settings = ("epochs=1" if job.small else "epochs=5", f"device={device}")
-    found = ld.heal(trained(job), job.folder / f"plan-{job.device}.json", target, overrides=settings)
+    found = ld.heal_run(trained(job), job.folder / f"plan-{job.device}.json", target, overrides=settings)
     return {
         "seconds": time.perf_counter() - began,
         "dense": found.dense_val_accuracy,
@@ -360,7 +364,7 @@ def recipe(job: Job) -> None:
     if "later" not in timing:
         return
     # A quarter of the time is for the cut, the healing and what surrounds the epochs.
-    epochs = 1 if job.small else int((0.7 * job.left - timing["first"]) / timing["later"])
+    epochs = 2 if job.small else int((0.7 * job.left - timing["first"]) / timing["later"])
     if epochs < 1:
         job.note(
             "training", {"not reached": f"an epoch takes {timing['later']:.0f} s, {job.left:.0f} s left"}
@@ -379,8 +383,8 @@ def recipe_settings(job: Job) -> tuple[str, ...]:
         *(("precision=bf16", "channels_last=true") if job.device == "cuda" else ()),
     )
     if job.small or job.data is None:
-        return (*device, "model=digits-resnet", "data=digits", "limit=400", "batch_size=64", "warmup=0", "epochs=2",
-                "max_drop=100", "augment=[]")  # fmt: skip
+        quick = ("limit=800", "batch_size=32", "warmup=0.2", "max_drop=100", "augment=[]")
+        return (*device, "model=digits-resnet", "data=digits", "penalty=1", *quick)
     return (*device, f"data={job.data}", "penalty=1")
 
 
@@ -437,7 +441,7 @@ def heal_recipe(run: Path, job: Job, epoch: float) -> dict[str, Any]:
     target = run.with_name(run.name + "-healed")
     shutil.rmtree(target, ignore_errors=True)
     settings = (f"epochs={epochs}", f"device={job.device}")
-    ld.heal(run, run.with_name(run.name + "-plan.json"), target, overrides=settings)
+    ld.heal_run(run, run.with_name(run.name + "-plan.json"), target, overrides=settings)
     found = ld.compare(run / "model.onnx", target / "model.onnx", ld.DataOptions(data))
     return {"epochs": epochs, "accuracy": found.accuracy.model_dump()}
 

@@ -49,7 +49,7 @@ def one_seed(seed: int, given: Any) -> dict[str, Any]:
     gone = [step.block for step in steps]
     healed = home / "healed"
     if not (healed / "model.onnx").is_file():
-        ld.heal(home / "penalty", plan, healed, overrides=(f"epochs={given.heal_epochs}",))
+        ld.heal_run(home / "penalty", plan, healed, overrides=(f"epochs={given.heal_epochs}",))
     without = f"without={json.dumps(gone)}"
     scratch = trained(home / "scratch", *common_settings, "penalty=0", without)
     taught = trained(home / "taught", *common_settings, "penalty=0", without, f"teacher={home / 'plain'}")

@@ -208,7 +208,7 @@ def healed(folder: Path, name: str, recipe: Recipe, removed: int, epochs: int, r
         )
     if not (run / "model.onnx").is_file():
         started = (run / "checkpoint.safetensors").is_file()
-        ld.heal(
+        ld.heal_run(
             folder / name,
             plan,
             run,

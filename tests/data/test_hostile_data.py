@@ -316,8 +316,8 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("inputs", "arrays", "said"),
         [
-            (FLOATS, {"x": np.zeros((3, 4), np.float32), "labels": np.int64(3)}, "one integer per sample"),
-            (FLOATS, {"x": np.zeros((3, 4), np.float32), "labels": np.zeros(3)}, "one integer per sample"),
+            (FLOATS, {"x": np.zeros((3, 4), np.float32), "labels": np.int64(3)}, "single value"),
+            (FLOATS, {"x": np.zeros((3, 4), np.float32), "labels": np.zeros(2)}, "numbers of samples"),
             (FLOATS, {"x": np.zeros((0, 4), np.float32)}, "no samples"),
             (FLOATS, {"x": np.array([["a"] * 4])}, "expected float32"),
             ([InputInfo("x", (), "float32")], {"x": np.float32(1)}, "no array with a first axis"),

@@ -58,10 +58,9 @@ def examine(model: onnx.ModelProto, seed: int) -> Counter[str]:
         try:
             expected = predict(open_session(collapsed), samples, list(engine.judged))
         except InputError as error:
-            # ONNX Runtime's own fusion of a Relu and a Clip knows no double precision.
-            assert kind == "float64", str(error)
-            assert "Unexpected data type for Clip" in str(error)
-            break
+            if kind == "float64" and "Unexpected data type for Clip" in str(error):
+                break  # ONNX Runtime's own fusion of a Relu and a Clip knows no double precision
+            raise
         for name, value in engine.gather(variant).items():
             scale = max(float(np.abs(expected[name].astype(np.float64)).max()), 1e-3)
             assert (

@@ -12,7 +12,7 @@ from lacoot_deploy.graph.linear import linearise, list_activations, merge_linear
 from lacoot_deploy.manifest import Plan, parse_plan, to_json
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.selection import linear_search as search
-from lacoot_deploy.selection.limits import Evidence, Limit
+from lacoot_deploy.selection.limits import Evidence, Limit, LimitRule
 from lacoot_deploy.selection.linear_network import LinearNetwork
 from lacoot_deploy.selection.trials import Trials
 
@@ -43,6 +43,10 @@ def prepared(network, *, fit: str = "affine"):
     ), evidence
 
 
+def ruled(network: LinearNetwork, limit: Limit) -> LimitRule:
+    return LimitRule(limit, network.dense, thing="activation")
+
+
 def order(path) -> list[str]:
     return [path_step.items[-1].activation.output for path_step in path]
 
@@ -50,8 +54,14 @@ def order(path) -> list[str]:
 @pytest.mark.parametrize("criterion", ["entropy", "gaussian", "slope", "output"])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_every_criterion_finds_the_nearest_to_linear_first(network, criterion: str, greedy: bool) -> None:
-    prepared_network, _ = prepared(network)
-    path = search.search(prepared_network, network[1], Limit(count=3), criterion=criterion, greedy=greedy)
+    made, _ = prepared(network)
+    path = search.search(
+        made,
+        network[1],
+        ruled(made, Limit(count=3)),
+        criterion=criterion,
+        greedy=greedy,
+    )
     assert order(path) == ["second", "third", "first"]
     scores = [step.score for step in path]
     assert scores == sorted(scores) or greedy
@@ -59,8 +69,8 @@ def test_every_criterion_finds_the_nearest_to_linear_first(network, criterion: s
 
 def test_the_map_is_the_least_squares_fit_to_what_the_network_gave(network) -> None:
     model, activations, samples = network
-    prepared_network, evidence = prepared(network)
-    path = search.search(prepared_network, activations, Limit(count=2), criterion="slope", greedy=True)
+    made, evidence = prepared(network)
+    path = search.search(made, activations, ruled(made, Limit(count=2)), criterion="slope", greedy=True)
     feeds = dict(evidence.fit.feeds)
     items = {item.activation.output: item for item in path[-1].items}
     shown = linearise(model, [items["second"]])
@@ -79,10 +89,10 @@ def test_the_map_is_the_least_squares_fit_to_what_the_network_gave(network) -> N
 
 def test_an_affine_map_is_fitted_anew_behind_every_step(network) -> None:
     model, activations, _ = network
-    prepared_network, _ = prepared(network)
+    made, _ = prepared(network)
     third, first = activations[2], activations[0]
-    alone = search.extended(prepared_network, (), third)
-    both = search.extended(prepared_network, alone, first)
+    alone = search.extended(made, (), third)
+    both = search.extended(made, alone, first)
     assert [item.activation.name for item in both] == [third.name, first.name]
     assert not np.array_equal(alone[0].slope, both[0].slope)
     assert len(model.graph.output) == 1
@@ -91,42 +101,47 @@ def test_an_affine_map_is_fitted_anew_behind_every_step(network) -> None:
 def test_an_affine_map_loses_less_than_the_identity(network) -> None:
     qualities = {}
     for fit in ("identity", "affine"):
-        prepared_network, _ = prepared(network, fit=fit)
-        qualities[fit] = search.chosen_by_user(prepared_network, network[1])[-1].quality
+        made, _ = prepared(network, fit=fit)
+        qualities[fit] = search.chosen_by_user(made, network[1])[-1].quality
     assert qualities["affine"].divergence < qualities["identity"].divergence
 
 
 def test_a_limit_on_the_drop_holds_on_samples_that_did_not_choose(network) -> None:
-    model, activations, _ = network
-    prepared_network, evidence = prepared(network)
-    limit = Limit(max_drop=3.0)
-    path = search.search(prepared_network, activations, limit, criterion="output", greedy=True)
+    _, activations, _ = network
+    made, evidence = prepared(network)
+    rule = ruled(made, Limit(max_drop=3.0))
+    path = search.search(made, activations, rule, criterion="output", greedy=True)
     kept, found = search.confirm(
-        prepared_network,
+        made,
         path,
-        limit,
+        rule,
         evidence,
-        finish=lambda made: merge_linear(made).model,
-        reference=model,
+        finish=lambda cut: merge_linear(cut).model,
     )
     assert kept
-    assert found["confirming"]["drop_points"] <= 3.0 + 1e-9
-    assert found["confirming"]["collapsed"]["samples"] == 200
-    tight = Limit(max_drift=1e-9)
-    path = search.search(prepared_network, [activations[0]], tight, criterion="output", greedy=True)
+    assert found.confirming.drop_points <= 3.0 + 1e-9
+    assert found.confirming.collapsed.samples == 200
+    tight = ruled(made, Limit(max_drift=1e-9))
+    path = search.search(made, [activations[0]], tight, criterion="output", greedy=True)
     with pytest.raises(NothingToCollapseError, match="confirming"):
-        search.confirm(prepared_network, path, tight, evidence, finish=lambda made: made, reference=model)
+        search.confirm(made, path, tight, evidence, finish=lambda cut: cut)
 
 
 def test_a_drift_ends_the_search_where_there_are_no_classes(network) -> None:
-    prepared_network, _ = prepared(network)
-    path = search.search(prepared_network, network[1], Limit(max_drift=1e-6), criterion="slope", greedy=False)
+    made, _ = prepared(network)
+    path = search.search(
+        made,
+        network[1],
+        ruled(made, Limit(max_drift=1e-6)),
+        criterion="slope",
+        greedy=False,
+    )
     assert len(path) >= 1
     assert all(step.quality.drift <= 1e-6 for step in path[:-1])
 
 
 def test_a_speedup_ends_the_search_when_it_is_reached(network) -> None:
-    prepared_network, _ = prepared(network)
+    made, _ = prepared(network)
     seen = []
 
     def speedup(model) -> float:
@@ -134,9 +149,9 @@ def test_a_speedup_ends_the_search_when_it_is_reached(network) -> None:
         return float(len(seen))
 
     path = search.search(
-        prepared_network,
+        made,
         network[1],
-        Limit(min_speedup=2.0),
+        ruled(made, Limit(min_speedup=2.0)),
         criterion="entropy",
         greedy=False,
         speedup=speedup,
@@ -145,14 +160,14 @@ def test_a_speedup_ends_the_search_when_it_is_reached(network) -> None:
 
 
 def test_giving_up_a_trial_early_changes_no_choice(network) -> None:
-    prepared_network, _ = prepared(network)
-    whole = prepared_network.scores("output", (), network[1])
+    made, _ = prepared(network)
+    whole = made.scores("output", (), network[1])
     guess = {name: -score for name, score in whole.items()}
-    bounded = prepared_network.scores("output", (), network[1], last=guess)
+    bounded = made.scores("output", (), network[1], last=guess)
     assert min(bounded, key=bounded.__getitem__) == min(whole, key=whole.__getitem__)
     finite = {name: score for name, score in bounded.items() if np.isfinite(score)}
     assert finite == {name: whole[name] for name in finite}
-    quality = prepared_network.quality(search.extended(prepared_network, (), network[1][0]))
+    quality = made.quality(search.extended(made, (), network[1][0]))
     assert whole[network[1][0].name] == pytest.approx(quality.divergence, rel=1e-6)
 
 
@@ -167,21 +182,33 @@ def test_a_search_without_a_gain_says_why(network) -> None:
     assert 0 < len(search.candidates(found, every=False, merge="always", inexact=True)) < len(found)
     with pytest.raises(NothingToCollapseError, match="no activation"):
         search.candidates([], every=False, merge="cheaper", inexact=False)
-    prepared_network, _ = prepared(network)
+    made, _ = prepared(network)
     with pytest.raises(NothingToCollapseError, match="--count 4"):
-        search.search(prepared_network, activations, Limit(count=4), criterion="entropy", greedy=True)
+        search.search(
+            made,
+            activations,
+            ruled(made, Limit(count=4)),
+            criterion="entropy",
+            greedy=True,
+        )
 
 
 def test_a_plan_survives_json_and_gives_the_same_network(network) -> None:
     model, activations, _ = network
-    prepared_network, _ = prepared(network)
-    path = search.search(prepared_network, activations, Limit(count=2), criterion="entropy", greedy=True)
+    made, _ = prepared(network)
+    path = search.search(
+        made,
+        activations,
+        ruled(made, Limit(count=2)),
+        criterion="entropy",
+        greedy=True,
+    )
     plan = Plan(linearised=search.linearise_records(path), fit="affine", merge="cheaper")
     again = parse_plan(to_json(plan))
     assert again == plan
     items = search.resolve_linearised(again.linearised, activations)
-    assert linearise(model, items) == prepared_network.network(path[-1].items)
-    assert [record.evidence["score"] for record in again.linearised] == [step.score for step in path]
+    assert linearise(model, items) == made.network(path[-1].items)
+    assert [record.evidence.score for record in again.linearised] == [step.score for step in path]
 
 
 def test_an_older_plan_is_read_and_makes_nothing_linear() -> None:

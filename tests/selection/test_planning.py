@@ -51,7 +51,7 @@ def test_the_blocks_that_matter_least_go_first(network, search):
     )
     assert gone(plan) == ["layer2", "layer0"]
     assert plan.search == search
-    assert plan.evidence["confirming"]["collapsed"]["samples"] == 300
+    assert plan.evidence.confirming.collapsed.samples == 300
 
 
 def test_the_loss_criterion_ranks_as_removing_each_block_by_hand_does(network):
@@ -75,7 +75,7 @@ def test_the_loss_criterion_ranks_as_removing_each_block_by_hand_does(network):
         evidence=Evidence.split(samples),
     )
     assert gone(plan) == [block.name for block in expected]
-    assert plan.steps[0].evidence["score"] == pytest.approx(loss(expected[0]), rel=1e-5)
+    assert plan.steps[0].evidence.score == pytest.approx(loss(expected[0]), rel=1e-5)
 
 
 def test_a_drop_limit_goes_as_deep_as_it_holds_and_is_confirmed_on_other_samples(network):
@@ -89,17 +89,15 @@ def test_a_drop_limit_goes_as_deep_as_it_holds_and_is_confirmed_on_other_samples
     )
     assert gone(plan)[:2] == ["layer2", "layer0"]
     assert len(gone(plan)) < 4
-    confirming = plan.evidence["confirming"]
-    assert confirming["drop_points"] <= 2.0
-    low, high = confirming["ci95"]
-    assert low <= confirming["drop_points"] <= high
+    confirming = plan.evidence.confirming
+    assert confirming.drop_points <= 2.0
+    low, high = confirming.ci95
+    assert low <= confirming.drop_points <= high
     # An independent count of the confirmed accuracy.
     confirm = Evidence.split(samples).confirm
     cuts, _ = resolve_plan(plan, blocks)
     outputs = run(collapse_blocks(model, cuts), dict(confirm.feeds))[0]
-    assert confirming["collapsed"]["accuracy"] == pytest.approx(
-        100 * np.mean(outputs.argmax(1) == confirm.labels)
-    )
+    assert confirming.collapsed.accuracy == pytest.approx(100 * np.mean(outputs.argmax(1) == confirm.labels))
 
 
 def test_without_labels_agreement_with_the_dense_network_stands_in_and_is_called_that(network):
@@ -107,8 +105,8 @@ def test_without_labels_agreement_with_the_dense_network_stands_in_and_is_called
     unlabelled = Samples(samples.feeds)
     plan = make_plan(model, blocks, Limit(max_drop=2.0), evidence=Evidence.split(unlabelled))
     assert plan.criterion == "output"
-    assert plan.evidence["judged_by"] == "agreement"
-    assert "accuracy" not in plan.evidence["confirming"]["collapsed"]
+    assert plan.evidence.judged_by == "agreement"
+    assert "accuracy" not in plan.evidence.confirming.collapsed.model_dump()
 
 
 def test_a_drift_limit_needs_no_classes(network):
@@ -121,7 +119,7 @@ def test_a_drift_limit_needs_no_classes(network):
         evidence=Evidence.split(samples),
     )
     assert gone(plan) == ["layer2", "layer0"][: len(gone(plan))]
-    assert plan.evidence["confirming"]["collapsed"]["drift"] <= 0.05
+    assert plan.evidence.confirming.collapsed.drift <= 0.05
 
 
 def test_a_limit_that_nothing_keeps_is_an_error_of_its_own(network):
@@ -283,7 +281,7 @@ def test_blocks_that_do_nothing_go_without_data(half_dead):
     model, blocks, samples = half_dead
     plan = make_plan(model, blocks, Limit(lossless=True))
     assert gone(plan) == ["layer1", "layer2"]
-    assert all(step.evidence == {"lossless": True} for step in plan.steps)
+    assert all(step.evidence.model_dump() == {"lossless": True} for step in plan.steps)
     short = collapse_blocks(model, resolve_plan(plan, blocks)[0])
     np.testing.assert_array_equal(run(short, dict(samples.feeds))[0], run(model, dict(samples.feeds))[0])
 
@@ -299,7 +297,7 @@ def test_blocks_that_do_nothing_go_first(half_dead, search):
         evidence=Evidence.split(samples),
     )
     assert gone(plan)[:2] == ["layer1", "layer2"]
-    assert [step.evidence.get("lossless") for step in plan.steps] == [True, True, None]
+    assert [step.evidence.lossless for step in plan.steps] == [True, True, None]
 
 
 def test_without_a_dead_block_lossless_finds_nothing(network):

@@ -23,7 +23,7 @@ from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import train
-from lacoot_deploy.workflow.healing import HealSummary, heal
+from lacoot_deploy.workflow.healing import HealSummary, heal_run
 from lacoot_deploy.workflow.inspecting import open_model
 
 DENSE = Recipe(
@@ -57,7 +57,7 @@ def plan_of(run: Path, folder: Path, repair: str = "linear", blocks: tuple[str, 
 @pytest.fixture(scope="module")
 def healed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HealSummary, Path]:
     folder = tmp_path_factory.mktemp("healed")
-    return heal(run, plan_of(run, folder), folder / "run"), folder
+    return heal_run(run, plan_of(run, folder), folder / "run"), folder
 
 
 def logits_of(model: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ def test_the_file_tells_its_history(healed: tuple[HealSummary, Path], run: Path,
 def test_every_repair_is_carried_over_exactly(repair: str, run: Path, tmp_path: Path) -> None:
     # `heal` itself refuses to begin where the cut network differs from the collapsed file by more than 1e-5.
     plan = plan_of(run, tmp_path, repair)
-    summary = heal(run, plan, tmp_path / "run", overrides=("epochs=1", "lr=1e-9"))
+    summary = heal_run(run, plan, tmp_path / "run", overrides=("epochs=1", "lr=1e-9"))
     assert summary.cut_val_accuracy == pytest.approx(accuracy_of(tmp_path / "cut.onnx"))
 
 
@@ -134,7 +134,7 @@ def test_refitted_blocks_are_carried_over_exactly(kind: str, run: Path, tmp_path
         plan.refits += refit_records([Refit(recorded[name], repair)])
     (tmp_path / "refits.json").write_text(to_json(plan))
     # `heal` itself compares with the collapsed file, refits and all.
-    summary = heal(run, tmp_path / "refits.json", tmp_path / "run", overrides=("epochs=1",))
+    summary = heal_run(run, tmp_path / "refits.json", tmp_path / "run", overrides=("epochs=1",))
     manifest = read_manifest(load_model(summary.model))
     assert manifest is not None
     assert manifest.history[0].refits == ["layer1.2", "layer2.1"]
@@ -152,8 +152,8 @@ def test_an_interrupted_healing_goes_on(healed: tuple[HealSummary, Path], run: P
 
     summary, folder = healed
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        heal(run, folder / "plan.json", tmp_path / "run", progress=Interrupt())
-    resumed = heal(run, folder / "plan.json", tmp_path / "run", resume=True)
+        heal_run(run, folder / "plan.json", tmp_path / "run", progress=Interrupt())
+    resumed = heal_run(run, folder / "plan.json", tmp_path / "run", resume=True)
     assert resumed.val_accuracy == summary.val_accuracy
     ours, theirs = (logits_of(path / "run" / "model.onnx")[0] for path in (tmp_path, folder))
     np.testing.assert_array_equal(ours, theirs)
@@ -163,9 +163,9 @@ def test_what_the_plan_decides_cannot_be_set(
     healed: tuple[HealSummary, Path], run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="model_args is decided"):
-        heal(run, healed[1] / "plan.json", tmp_path, overrides=("model_args.blocks=[1, 1]",))
+        heal_run(run, healed[1] / "plan.json", tmp_path, overrides=("model_args.blocks=[1, 1]",))
     with pytest.raises(InputError, match="does not exist"):
-        heal(tmp_path / "none", healed[1] / "plan.json", tmp_path / "run")
+        heal_run(tmp_path / "none", healed[1] / "plan.json", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -174,7 +174,7 @@ def test_a_plan_of_another_network_is_refused(run: Path, tmp_path: Path) -> None
     plan["steps"][0] |= {"block": "layer9.0", "input": "a", "output": "b"}
     (tmp_path / "other.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match="layer9"):
-        heal(run, tmp_path / "other.json", tmp_path / "run")
+        heal_run(run, tmp_path / "other.json", tmp_path / "run")
 
 
 def test_the_command_heals(

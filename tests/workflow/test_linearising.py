@@ -61,7 +61,7 @@ def test_chosen_activations_go_and_the_layers_around_them_are_one(folder, tmp_pa
     assert [node.op_type for node in written.graph.node] == ["Conv", "Relu", "MaxPool", "Flatten", "Gemm"]
     assert result.after.parameters == 3 * 8 * 9 + 8 + 128 * 5 + 5
     assert all(merge.error == 0 for merge in result.merges)
-    assert "drop_points" in result.plan.evidence["confirming"]
+    assert result.plan.evidence.confirming.drop_points is not None
     (entry,) = read_manifest(written).history
     assert entry.linearised == [record.activation for record in result.plan.linearised]
     assert len(entry.merged) == len([merge for merge in result.merges if merge.second])
@@ -104,7 +104,7 @@ def test_blocks_and_activations_go_by_one_plan(folder, tmp_path) -> None:
         plan_out=plan,
     )
     assert len(result.plan.steps) == len(result.plan.linearised) == 1
-    assert result.plan.evidence["blocks"]["measured"]
+    assert result.plan.evidence.blocks.measured
     (entry,) = read_manifest(onnx.load(out)).history
     assert entry.blocks == [block_names(folder)[1]]
     assert entry.linearised == [names[-1]]

@@ -23,7 +23,7 @@ from lacoot_deploy.training import export as export_module
 from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.finish import restore_run
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.workflow.healing import heal
+from lacoot_deploy.workflow.healing import heal_run
 from lacoot_deploy.workflow.training import TrainSummary, train
 
 RECIPE = Recipe(
@@ -127,7 +127,7 @@ def test_such_a_run_is_not_healed(finished: TrainSummary, tmp_path: Path) -> Non
         )
     )
     with pytest.raises(UsageError, match="method easier"):
-        heal(finished.run, plan, tmp_path / "healed")
+        heal_run(finished.run, plan, tmp_path / "healed")
 
 
 def test_the_command_tells_what_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +168,7 @@ def test_both_families_one_after_the_other_leave_one_history(tmp_path: Path) -> 
     )
     # Blocks first, then activations, in PyTorch.
     overrides = ("method=easier", "epochs=1", "round_epochs=1", "rounds=2", "max_drop=100")
-    healed = heal(tmp_path / "dense", plan, tmp_path / "healed", overrides=overrides)
+    healed = heal_run(tmp_path / "dense", plan, tmp_path / "healed", overrides=overrides)
     assert healed.merge is not None
     assert len(healed.merge.linear) == 2
     # And a further block out of what that left, in ONNX.

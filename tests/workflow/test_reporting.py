@@ -62,8 +62,8 @@ def test_dense_and_collapsed_are_matched_in_any_order(files):
 
 def test_the_plan_adds_the_search_and_the_interval(files):
     document = ld.report([files / "dense.onnx", files / "short.onnx", files / "plan.json"])
-    confirming = parse_plan((files / "plan.json").read_text()).evidence["confirming"]
-    assert document.answer.cost.ci95 == pytest.approx(confirming["ci95"])
+    confirming = parse_plan((files / "plan.json").read_text()).evidence.confirming
+    assert document.answer.cost.ci95 == pytest.approx(confirming.ci95)
     (search,) = [curve for curve in document.curves if curve.kind == "search"]
     assert [point.removed for point in search.points] == [0, 1, 2]
     assert "--count 2" in " ".join(document.reproduction.commands)

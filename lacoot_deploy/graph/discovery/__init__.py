@@ -21,6 +21,7 @@ def find_blocks(
     *,
     shapes: Mapping[str, Shape] | None = None,
     granularity: Literal["block", "unit"] = "block",
+    private_io: bool = False,
 ) -> tuple[Block, ...]:
     """The residual blocks of a model, main graph first, then bodies, each in graph order.
 
@@ -31,6 +32,8 @@ def find_blocks(
         shapes: Shapes measured in a probe run by value name, which supersede what is inferred (see
             `survey`).
         granularity: `block` groups the units that one module runs; `unit` gives every unit by itself.
+        private_io: Whether inputs and outputs of the model that belong to a block alone may go with it; without, a
+            block that has private outputs is refused.
 
     Returns:
         Blocks with unique names, the same on every call.
@@ -39,13 +42,14 @@ def find_blocks(
         InputError: The model is not valid in a way that leaves its blocks open.
     """
     with invalid_is_refused(model), no_cycle_search():
-        return blocks_of(index_model(model), shapes=shapes, granularity=granularity)
+        return blocks_of(index_model(model), shapes=shapes, granularity=granularity, private_io=private_io)
 
 
 def survey(
     model: onnx.ModelProto,
     *,
     granularity: Literal["block", "unit"] = "block",
+    private_io: bool = False,
     cut_from: Survey | None = None,
 ) -> Survey:
     """Blocks, values that a probe run must settle, and costs of a model, all from one look through it.
@@ -53,6 +57,7 @@ def survey(
     Args:
         model: The model; external data need not be loaded.
         granularity: As for `find_blocks`.
+        private_io: As for `find_blocks`.
         cut_from: The survey of the model that this one was cut from, which tells its shapes.
 
     Raises:
@@ -62,7 +67,7 @@ def survey(
         index = index_model(model)
         if cut_from is not None and not cut_from.undecided:
             index.cut_from = cut_from.table
-        return survey_of(index, granularity=granularity)
+        return survey_of(index, granularity=granularity, private_io=private_io)
 
 
 def unit_block(model: onnx.ModelProto, block: Block, unit: str) -> Block:

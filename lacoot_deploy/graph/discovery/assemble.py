@@ -15,13 +15,14 @@ from lacoot_deploy.graph.discovery.grouping import Grouper
 from lacoot_deploy.graph.discovery.labels import block_name, unit_name
 from lacoot_deploy.graph.discovery.layout import settle_layout
 from lacoot_deploy.graph.discovery.ownership import own_tails
+from lacoot_deploy.graph.discovery.privacy import private_inputs
 from lacoot_deploy.graph.discovery.ranges import Ranges
 from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit_record
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
 from lacoot_deploy.graph.discovery.units import Finder
 from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit, Shape
-from lacoot_deploy.graph.model.index import GraphIndex, ModelIndex, Node
+from lacoot_deploy.graph.model.index import ModelIndex, Node
 from lacoot_deploy.graph.model.naming import Names, Scopes
 from lacoot_deploy.graph.model.table import ShapeTable, same_shape
 
@@ -29,10 +30,14 @@ Granularity = Literal["block", "unit"]
 
 
 def blocks_of(
-    model: ModelIndex, *, shapes: Mapping[str, Shape] | None = None, granularity: Granularity = "block"
+    model: ModelIndex,
+    *,
+    shapes: Mapping[str, Shape] | None = None,
+    granularity: Granularity = "block",
+    private_io: bool = False,
 ) -> tuple[Block, ...]:
     """Blocks of every graph of a model; see `find_blocks`."""
-    parts = list(_assemblers(model, shapes))
+    parts = list(_assemblers(model, shapes, private_io=private_io))
     found = [block for part in parts for block in part.blocks(granularity)]
     return (*found, *blocks_in_functions(model, parts[0].names))
 
@@ -54,9 +59,9 @@ class Survey:
     table: ShapeTable
 
 
-def survey_of(model: ModelIndex, *, granularity: Granularity = "block") -> Survey:
+def survey_of(model: ModelIndex, *, granularity: Granularity = "block", private_io: bool = False) -> Survey:
     """Blocks, undecided values and costs from one inference of shapes."""
-    parts = list(_assemblers(model, None))
+    parts = list(_assemblers(model, None, private_io=private_io))
     found = [block for part in parts for block in part.blocks(granularity)]
     blocks = (*found, *blocks_in_functions(model, parts[0].names))
     return Survey(blocks, tuple(parts[0].open), parts[0].costs.whole(), parts[0].table)
@@ -74,14 +79,18 @@ def undecided(model: ModelIndex) -> tuple[str, ...]:
     return tuple(main.open)
 
 
-def _assemblers(model: ModelIndex, shapes: Mapping[str, Shape] | None) -> Iterator[_Assembler]:
+def _assemblers(
+    model: ModelIndex, shapes: Mapping[str, Shape] | None, *, private_io: bool = False
+) -> Iterator[_Assembler]:
     tables = static.infer(model, shapes=shapes)
     names, costs = Names(), Costs(model, tables)
     ranges: dict[tuple[str, ...], Ranges] = {}
     for graph in model.graphs:
         around = ranges[graph.parent.scope] if graph.parent else None
         ranges[graph.scope] = Ranges(graph, around)
-        yield _Assembler(model, graph, tables[graph.scope], ranges[graph.scope], names, costs, bool(shapes))
+        table = tables[graph.scope]
+        finder = Finder(model, graph, table, Scopes(graph), private_io=private_io)
+        yield _Assembler(finder, table, ranges[graph.scope], names, costs, bool(shapes))
 
 
 class _Assembler:
@@ -89,8 +98,7 @@ class _Assembler:
 
     def __init__(
         self,
-        model: ModelIndex,
-        graph: GraphIndex,
+        finder: Finder,
         table: ShapeTable,
         ranges: Ranges,
         names: Names,
@@ -99,13 +107,13 @@ class _Assembler:
     ) -> None:
         self._probed = probed
         self.costs = costs
-        self.graph = graph
+        self.graph = finder.graph
         self.table = table
         self.ranges = ranges
         self.names = names
-        self.scopes = Scopes(graph)
-        self.finder = Finder(model, graph, table, self.scopes)
-        self.grouper = Grouper(graph, self.scopes, self.finder.live)
+        self.scopes = finder.scopes
+        self.finder = finder
+        self.grouper = Grouper(self.graph, self.scopes, finder.live)
         self.open: dict[str, None] = {}
 
     def blocks(self, granularity: Granularity) -> list[Block]:
@@ -159,6 +167,7 @@ class _Assembler:
             dead,
             reason,
             keep_relu=keep_relu,
+            private_outputs=_private(group),
         )
 
     def _refused(self, candidate: Candidate) -> Block:
@@ -178,7 +187,10 @@ class _Assembler:
         reason: Reason | None,
         *,
         keep_relu: bool = False,
+        private_outputs: tuple[str, ...] = (),
     ) -> Block:
+        kept = (start, *(unit.skip for unit in units))
+        inputs = private_inputs(self.graph, dead, private_outputs, kept) if private_outputs else ()
         return Block(
             name=name,
             input=start,
@@ -193,6 +205,8 @@ class _Assembler:
             macs=self.costs.macs(self.graph, dead),
             reason=reason,
             keep_relu=keep_relu,
+            private_inputs=inputs,
+            private_outputs=private_outputs,
             scope=self.graph.scope,
         )
 
@@ -249,15 +263,33 @@ class _Assembler:
 
     def _dead(self, group: Group, form: Form | None) -> list[Node]:
         if form is Form.BYPASS:
-            return dead_after(self.graph, [group.output], kept=[group.input], live=self.finder.live)
+            return dead_after(
+                self.graph,
+                [group.output],
+                kept=[group.input],
+                released=_private(group),
+                live=self.finder.live,
+            )
         if form is Form.SHORTCUT:
             # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
             kept = [unit.skip for unit in group.units]
             adds = [(add, unit) for unit in group.units for add in (unit.merge, *unit.sums)]
             dropped = [(add, name) for add, unit in adds for name in unit.branches]
-            dead = dead_after(self.graph, [], kept=kept, dropped=dropped, live=self.finder.live)
+            dead = dead_after(
+                self.graph,
+                [],
+                kept=kept,
+                dropped=dropped,
+                released=_private(group),
+                live=self.finder.live,
+            )
             merges = [add for add, _ in adds if not add.fused]
             return sorted(
                 {node.index: node for node in (*dead, *merges)}.values(), key=lambda node: node.index
             )
         return []
+
+
+def _private(group: Group) -> tuple[str, ...]:
+    """The model's results that go with a block."""
+    return tuple(dict.fromkeys(name for unit in group.units for name in unit.private))

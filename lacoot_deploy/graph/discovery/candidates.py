@@ -25,6 +25,7 @@ class Candidate:
         scope: Innermost module that holds branch and merge; None where unknown.
         tail: Nodes after the merge that belong to the unit, in order (set by `own_tails`).
         output: The value that leaves the unit.
+        private: Results of the model that come out of the branch and belong to it alone.
         borrowed: The tail is inside the merge's node, yet belongs to what follows: it has to stay.
     """
 
@@ -39,6 +40,7 @@ class Candidate:
     scope: Scope | None = None
     tail: list[Node] = field(default_factory=list)
     output: str = ""
+    private: tuple[str, ...] = ()
     borrowed: bool = False
 
     def __post_init__(self) -> None:

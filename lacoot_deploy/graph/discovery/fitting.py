@@ -67,7 +67,8 @@ class Fitter:
         if not group.home:
             return
         own = group.nodes()
-        held = self._held.get(group.home, [])
+        # A fused sum and norm bears one name for two: it may be the next module's.
+        held = [node for node in self._held.get(group.home, []) if node.fused not in ops.SKIP_NORMS]
         others = [node for node in held if node.index not in own and node.index not in ignoring]
         before = self._upstream(group.input, others)
         head = self._head(before, own)

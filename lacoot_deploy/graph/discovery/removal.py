@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from lacoot_deploy.graph.model.index import GraphIndex, Node
 
@@ -13,6 +13,7 @@ def dead_after(
     *,
     kept: Iterable[str],
     dropped: Sequence[tuple[Node, str]] = (),
+    released: Collection[str] = (),
     live: frozenset[str],
 ) -> list[Node]:
     """Nodes that die when values lose all readers, or single operands are taken from nodes that stay.
@@ -24,6 +25,7 @@ def dead_after(
         unread: Values that nothing reads any more.
         kept: Values that gain readers, and stay.
         dropped: Operands that single nodes stop reading.
+        released: Results of the graph that go as well.
         live: Values that some result of the graph depends on.
 
     Returns:
@@ -34,7 +36,8 @@ def dead_after(
     for node, name in dropped:
         lost.setdefault(name, set(idle)).add(node.index)
     forced, needed = set(unread), set(kept)
-    stack = [graph.producer[name] for name in (*forced, *lost) if name in graph.producer]
+    needed |= graph.output_set.difference(released)
+    stack = [graph.producer[name] for name in (*forced, *lost, *released) if name in graph.producer]
     dead: dict[int, Node] = {}
     while stack:
         node = stack.pop()
@@ -62,7 +65,7 @@ def _unread(
 ) -> bool:
     if name in forced:
         return True
-    if name in needed or name in graph.output_set:
+    if name in needed:
         return False
     return all(reader.index in dead or reader.index in lost for reader in graph.readers(name))
 

@@ -18,6 +18,7 @@ from lacoot_deploy.graph.discovery.paths import (
     makers,
     skip_steps,
 )
+from lacoot_deploy.graph.discovery.privacy import private_results
 from lacoot_deploy.graph.discovery.sums import common_source
 from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.blocks import Reason
@@ -30,8 +31,17 @@ from lacoot_deploy.graph.shapes.rules import broadcast
 class Finder:
     """Finds the candidates of one graph."""
 
-    def __init__(self, model: ModelIndex, graph: GraphIndex, table: ShapeTable, scopes: Scopes) -> None:
+    def __init__(
+        self,
+        model: ModelIndex,
+        graph: GraphIndex,
+        table: ShapeTable,
+        scopes: Scopes,
+        *,
+        private_io: bool = False,
+    ) -> None:
         self.model = model
+        self._private_io = private_io
         self.graph = graph
         self.table = table
         self.scopes = scopes
@@ -257,13 +267,19 @@ class Finder:
         allowed = {node.index for node in candidate.region} | {candidate.merge.index}
         allowed |= {node.index for node in (*candidate.path, *candidate.sums)}
         read = leaks(graph, candidate.own, allowed, self.live)
-        if read and not self._rest_can_go(candidate, read, allowed):
-            return Reason(
-                "interior_read",
-                f"The inside of the branch is also read elsewhere ({read[0]}).",
-                tuple(read[:8]),
-            )
-        return None
+        if not read or self._rest_can_go(candidate, read, allowed):
+            return None
+        candidate.private = private_results(graph, candidate.merge, read, allowed, self.live)
+        if not candidate.private:
+            text = f"The inside of the branch is also read elsewhere ({read[0]})."
+            return Reason("interior_read", text, tuple(read[:8]))
+        if self._private_io:
+            return None
+        text = (
+            f"The model's output {candidate.private[0]} comes out of the branch and belongs to it alone; "
+            f"--drop-private-io takes such outputs and inputs along."
+        )
+        return Reason("interior_read", text, tuple(dict.fromkeys((*read, *candidate.private)))[:8])
 
     def _rest_can_go(self, candidate: Candidate, read: Sequence[str], allowed: set[int]) -> bool:
         """Whether what others read of a branch can stay while work goes: a shared first norm, a sum of skips.

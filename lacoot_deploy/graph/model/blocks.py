@@ -75,6 +75,8 @@ class Block:
         reason: Why the block cannot go; None where it can.
         keep_relu: Bypass must leave a `Relu` on the input because the block ends in one and the input is not
             known to be non-negative.
+        private_inputs: Inputs of the model that nothing but the block reads, such as its key-value cache.
+        private_outputs: Results of the model that belong to the block alone; they and the private inputs go with it.
         scope: Names of the graph that holds the block: () for the main graph, else the path of
             (owner node, attribute) pairs joined by "/" from the outside in.
     """
@@ -92,6 +94,8 @@ class Block:
     macs: int | None
     reason: Reason | None = None
     keep_relu: bool = False
+    private_inputs: tuple[str, ...] = ()
+    private_outputs: tuple[str, ...] = ()
     scope: tuple[str, ...] = field(default=())
 
     @property

@@ -8,7 +8,7 @@ surgery did not touch are never rebuilt, so they cannot be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
 import onnx
@@ -197,22 +197,23 @@ def _drop_dead_values(
         dead & set(initializer_names(graph)) & inputs if ir_version < FREE_INITIALIZERS_SINCE_IR else set()
     )
     dead = dead - inputs | dead_inputs
-    _keep(graph.initializer, [tensor.name not in dead for tensor in graph.initializer])
-    _keep(graph.sparse_initializer, [sparse.values.name not in dead for sparse in graph.sparse_initializer])
-    _keep(graph.input, [value.name not in dead_inputs for value in graph.input])
-    _keep(graph.value_info, [value.name not in gone for value in graph.value_info])
+    keep(graph.initializer, [tensor.name not in dead for tensor in graph.initializer])
+    keep(graph.sparse_initializer, [sparse.values.name not in dead for sparse in graph.sparse_initializer])
+    keep(graph.input, [value.name not in dead_inputs for value in graph.input])
+    keep(graph.value_info, [value.name not in gone for value in graph.value_info])
     annotated = {annotation.tensor_name for annotation in graph.quantization_annotation}
     for annotation in graph.quantization_annotation:
         renamed = renames.get(annotation.tensor_name)
         if renamed and renamed not in annotated:
             annotation.tensor_name = renamed
-    _keep(
+    keep(
         graph.quantization_annotation,
         [annotation.tensor_name not in gone for annotation in graph.quantization_annotation],
     )
 
 
-def _keep(entries: object, wanted: list[bool]) -> None:
+def keep(entries: object, wanted: Sequence[bool]) -> None:
+    """Delete from a repeated field the entries that are not wanted."""
     for position in range(len(wanted) - 1, -1, -1):
         if not wanted[position]:
             del entries[position]  # type: ignore[attr-defined]
@@ -250,4 +251,4 @@ def _function_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 def _drop_functions(model: onnx.ModelProto, called_before: set[FunctionKey]) -> None:
     dead = called_before - _called_functions(model)
-    _keep(model.functions, [_function_key(f.domain, f.name, f.overload) not in dead for f in model.functions])
+    keep(model.functions, [_function_key(f.domain, f.name, f.overload) not in dead for f in model.functions])

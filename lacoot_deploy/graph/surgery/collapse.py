@@ -16,6 +16,7 @@ from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.graph.surgery.cutting import Cutter
 from lacoot_deploy.graph.surgery.folding import fold_refits
 from lacoot_deploy.graph.surgery.liveness import drop_dead_nodes, live_nodes
+from lacoot_deploy.graph.surgery.private_io import drop_private_io
 
 
 def collapse_blocks(
@@ -27,7 +28,8 @@ def collapse_blocks(
 ) -> onnx.ModelProto:
     """Delete blocks and give the smaller model; the one given is not touched.
 
-    The public signature never changes: names, order, types, shapes and doc strings of inputs and outputs. Nodes,
+    The public signature never changes: names, order, types, shapes and doc strings of inputs and outputs; but what
+    belongs to a block alone goes with a block that was found with its private inputs and outputs. Nodes,
     weights and value notes that only the deleted blocks used are dropped; everything else is carried over field by
     field, in its order. External data is not read: references to it stay as they are.
 
@@ -58,6 +60,7 @@ def collapse_blocks(
         drop_dead_nodes(graph, live_before=live_before, original=original)
         if cuts:
             carry_over(result, _export(graph))
+            drop_private_io(result, cuts)
             drop_false_notes(result)
     fold_refits(result, refits, folder=folder)
     return result

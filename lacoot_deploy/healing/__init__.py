@@ -1,0 +1,1 @@
+"""An ONNX graph as a differentiable network, distilled from the dense one; weights go back into the same graph."""
