@@ -1,11 +1,11 @@
 """What cutting and converting cost and gain, together and each alone: the account of `ship` on a network and its cut.
 
-The network is cut by `collapse` on validation images, then both are shipped; calibration, choice and confirmation are
-on test images, so that what confirms chose neither blocks nor precision. Every file is run in a fresh process by its
-folder's `run.py`, and the ORT file's answers are held against the ONNX file's.
+The network is cut by `collapse` on validation images, healed if asked for, then all are shipped; calibration, choice
+and confirmation are on test images, so that what confirms chose neither blocks nor precision. Every file is run in a
+fresh process by its folder's `run.py`, and the ORT file's answers are held against the ONNX file's.
 
     python samples/benchmarks/ship_table.py ResNet-20 runs/resnet20/model.onnx --data cifar10:PATH --count 3 \
-        -o samples/benchmarks/results/shipping_cpu.json
+        --heal 240 -o samples/benchmarks/results/shipping_cpu.json
 
 Studies of other networks are added to the same file.
 """
@@ -24,9 +24,11 @@ import numpy as np
 from lacoot_deploy.api import collapse, ship
 from lacoot_deploy.bench.options import BenchOptions
 from lacoot_deploy.data.options import DataOptions
+from lacoot_deploy.healing.options import HealOptions
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import open_session
 from lacoot_deploy.selection.options import SearchOptions
+from lacoot_deploy.workflow.healing_files import heal
 
 CHAINS = ("int8", "fp16", "ort")
 
@@ -35,7 +37,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("name", help="what the table calls the network")
     parser.add_argument("model", type=Path)
-    parser.add_argument("others", type=Path, nargs="*", help="further networks, such as a healed cut")
+    parser.add_argument("--heal", type=int, help="steps of healing for the cut, on training images")
     parser.add_argument("--data", required=True)
     parser.add_argument("--count", type=int, required=True, help="blocks (or units) that go")
     parser.add_argument("--units", action="store_true", help="single residual units instead of blocks")
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--more", action="append", default=[], help="further conversions, such as int8-dynamic"
     )
+    parser.add_argument("--augment", action="append", default=[], help="of the images that heal: flip, crop")
     parser.add_argument("--min-time", type=float, default=6.0)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
@@ -58,8 +61,18 @@ def main() -> None:
             options=SearchOptions(granularity="unit" if given.units else "block"),
             runtime=runtime,
         )
+        networks = [given.model, folder / "short.onnx"]
+        if given.heal:
+            networks.append(folder / "healed.onnx")
+            heal(
+                given.model,
+                *networks[1:],
+                data=DataOptions(given.data, split="train", limit=given.samples),
+                options=HealOptions(steps=given.heal, minutes=None, augment=tuple(given.augment)),
+                runtime=runtime,
+            )
         account = ship(
-            [given.model, folder / "short.onnx", *given.others],
+            networks,
             folder / "out",
             data=DataOptions(given.data, split="test"),
             conversions=(*CHAINS, *given.more),
