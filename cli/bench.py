@@ -26,10 +26,9 @@ from .render import note, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
-    from lacoot_deploy.bench.result import ModelLatency
+    from lacoot_deploy.bench.result import BenchResult, ModelLatency
     from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.runtime.options import Runtime
-    from lacoot_deploy.workflow.benching import BenchReport
 
 _MORE = (
     Headed("Measuring", "--warmup-time", type=float, help="Seconds of warm-up per session at least (0.05)."),
@@ -106,7 +105,7 @@ def command(
     result.require(speedup=require_speedup, fail_if_slower=fail_if_slower)
 
 
-def show(result: BenchReport, *, verbose: int = 0, quiet: bool = False) -> None:
+def show(result: BenchResult, *, verbose: int = 0, quiet: bool = False) -> None:
     """Print a measurement for reading."""
     models = [model for model in (result.a, result.b) if model is not None]
     names = [Path(model.path).name for model in models]

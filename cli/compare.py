@@ -25,7 +25,7 @@ from .render import say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.data.options import DataOptions
-    from lacoot_deploy.runtime.compare import Comparison, Limits
+    from lacoot_deploy.runtime.compare import CompareResult, Limits
     from lacoot_deploy.runtime.options import Runtime
 
 LOCATED = 10
@@ -106,7 +106,7 @@ def command(
     comparison.require()
 
 
-def show(comparison: Comparison) -> None:
+def show(comparison: CompareResult) -> None:
     """Print a comparison for reading."""
     if comparison.task is not None:
         say(f"Task: {comparison.task}.")

@@ -20,10 +20,10 @@ def command(out: Output) -> None:
     Example:
       lacoot-deploy doctor
     """
-    from lacoot_deploy.runtime.doctor import diagnose
+    from lacoot_deploy.runtime.doctor import doctor
 
     with out.progress("trying providers"):
-        found = diagnose()
+        found = doctor()
     if out.as_json:
         print_json(found)
         return

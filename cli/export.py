@@ -11,7 +11,7 @@ from .options import PATH, Command, Headed, Output, declared, output_group, writ
 from .render import say
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.training import ExportSummary
+    from lacoot_deploy.workflow.training import ExportResult
 
 
 @click.command("export", cls=Command)
@@ -37,7 +37,7 @@ def command(checkpoint: Path, output: Path, trust: bool, out: Output) -> None:
     out.result(summary, show)
 
 
-def show(summary: ExportSummary) -> None:
+def show(summary: ExportResult) -> None:
     """Print what was exported."""
     say(
         f"{summary.model}: {summary.blocks} blocks recorded; differs from PyTorch by at most "

@@ -16,7 +16,7 @@ from .options import PATH, Command, Headed, Output, declared, output_group
 from .render import echo, say
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.inspecting import Inspection
+    from lacoot_deploy.workflow.inspecting import InspectResult
 
 
 @click.command("inspect", cls=Command)
@@ -65,7 +65,7 @@ def command(model: Path, units: bool, activations: bool, probe: bool, out: Outpu
     out.result(inspection, show, notes=tuple(inspection.notes))
 
 
-def show(inspection: Inspection) -> None:
+def show(inspection: InspectResult) -> None:
     """Print an inspection for reading."""
     model = inspection.model
     say(

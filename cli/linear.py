@@ -10,11 +10,11 @@ from lacoot_deploy.numerals import counted, metric, significant
 from .render import PLAIN_WIDTH, say, table
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.activations import ActivationEntry, ActivationInspection
+    from lacoot_deploy.workflow.activations import ActivationEntry, ActivationsResult
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 
-def show_activations(inspection: ActivationInspection) -> None:
+def show_activations(inspection: ActivationsResult) -> None:
     """Print the activations of a model for reading."""
     model, found = inspection.model, inspection.activations
     say(

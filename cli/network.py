@@ -12,7 +12,7 @@ from lacoot_deploy.numerals import metric, significant
 from .render import printable, shape_text, styled
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.inspecting import BlockEntry, Inspection
+    from lacoot_deploy.workflow.inspecting import BlockEntry, InspectResult
 
 BAR = 8
 """Width of a bar in columns."""
@@ -21,7 +21,7 @@ NAME, LONG_NAME = 20, 40
 """Longest name that shares a line with its figures; the longer where no distance takes room."""
 
 
-def network_lines(inspection: Inspection) -> list[str]:
+def network_lines(inspection: InspectResult) -> list[str]:
     """The lines of a network, 80 columns at most but for names that are longer.
 
     Args:

@@ -24,7 +24,7 @@ from .render import say
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.data.options import DataOptions
-    from lacoot_deploy.reports import ReportDocument
+    from lacoot_deploy.reports import ReportResult
     from lacoot_deploy.runtime.options import Runtime
 
 
@@ -85,7 +85,7 @@ def command(
     out.result(document, show, notes=(*document.notes, f"Wrote {output}."))
 
 
-def show(document: ReportDocument) -> None:
+def show(document: ReportResult) -> None:
     """Print the answer of a report."""
     from lacoot_deploy.reports import answer_line
 

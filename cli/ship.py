@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.runtime.options import Runtime
-    from lacoot_deploy.shipping.account import Account, Gain, Line
+    from lacoot_deploy.shipping.account import Gain, Line, ShipResult
 
 TARGETS = ("cpu", "mobile", "cuda", "tensorrt", "openvino", "qnn", "coreml")
 
@@ -118,7 +118,7 @@ def command(
     require(account, chains)
 
 
-def show(account: Account) -> None:
+def show(account: ShipResult) -> None:
     """Print an account for reading."""
     conditions = account.conditions
     say(f"For {account.target}: {account.why}")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lacoot_deploy.training.loop import EpochReport
-    from lacoot_deploy.workflow.healing import HealSummary
+    from lacoot_deploy.workflow.healing import HealRunResult
     from lacoot_deploy.workflow.merging import MergeSummary
-    from lacoot_deploy.workflow.training import TrainSummary
+    from lacoot_deploy.workflow.training import TrainResult
 
 
 @click.command("train", cls=Command)
@@ -150,7 +150,7 @@ def say_all(lines: list[str]) -> None:
         say(line)
 
 
-def train_lines(summary: TrainSummary) -> list[str]:
+def train_lines(summary: TrainResult) -> list[str]:
     """What a run came to, in a few lines."""
     merge, plan = summary.merge, summary.plan
     if merge is not None:
@@ -173,7 +173,7 @@ def train_lines(summary: TrainSummary) -> list[str]:
     return [f"{line}."]
 
 
-def heal_lines(summary: HealSummary) -> list[str]:
+def heal_lines(summary: HealRunResult) -> list[str]:
     """What a healing came to."""
     steps = [("dense", summary.dense_val_accuracy), ("cut", summary.cut_val_accuracy)]
     before = ", ".join(f"{name} {value:.2f} %" for name, value in steps if value is not None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lacoot_deploy.bench.options import BenchOptions
     from lacoot_deploy.selection.options import LineariseOptions
-    from lacoot_deploy.shipping.account import Account
+    from lacoot_deploy.shipping.account import ShipResult
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -134,7 +134,7 @@ def ship(
     data: DataOptions | str,
     progress: Callable[[int, int, str], None] | None = None,
     **keywords: Unpack[ShipKeywords],
-) -> Account:
+) -> ShipResult:
     """Convert models for a device, verify every file, and write a folder that can be handed on.
 
         ship(["model.onnx", "short.onnx"], "phone", data="npz:calib.npz", target="mobile")

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import lacoot_deploy as ld
-from lacoot_deploy.runtime.compare import Limits
 
 
 def main() -> int:
@@ -36,7 +35,7 @@ def main() -> int:
     data = arguments.data
     try:
         if data is not None:
-            limits = Limits(max_drop=arguments.max_drop)
+            limits = ld.Limits(max_drop=arguments.max_drop)
             compared = ld.compare(*models, data, limits=limits)
             compared.require()
             print(f"predictions agree in {compared.agreement:.2f} %")

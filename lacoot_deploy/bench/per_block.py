@@ -14,84 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 
 from lacoot_deploy.bench.options import BLOCKS, BenchOptions
 from lacoot_deploy.bench.process import ask
 from lacoot_deploy.bench.protocol import BlockNodes, Request
 from lacoot_deploy.bench.requests import feeds_file, model_file
-from lacoot_deploy.bench.result import BenchResult
+from lacoot_deploy.bench.result import BenchResult, BlockLatencies, BlockLatency, Realised
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block
 from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.requests import Model
-
-
-class BlockLatency(BaseModel):
-    """One block's part of the latency.
-
-    Attributes:
-        name: The block.
-        ms: Milliseconds of one run that its nodes take; what removing it should save, but for its repair.
-        share: The same as a share of the whole.
-    """
-
-    name: str
-    ms: float
-    share: float
-
-
-class BlockLatencies(BaseModel):
-    """Where the time of one run goes.
-
-    Attributes:
-        total_ms: Undisturbed latency of the whole model in milliseconds, without profiling.
-        method: `profile` or `prefix`.
-        blocks: The blocks of the main graph, in the order given.
-        rest_ms: What is in no block.
-        batch: Samples in one run.
-        shapes: Shape of each input.
-        provider: Short name of the provider.
-    """
-
-    schema_version: int = 1
-    total_ms: float
-    method: str
-    blocks: list[BlockLatency]
-    rest_ms: float
-    batch: int
-    shapes: dict[str, list[int]] = Field(default_factory=dict)
-    provider: str
-
-    def expected_saving(self, removed: Sequence[str]) -> float:
-        """Milliseconds that the named blocks take together.
-
-        Raises:
-            UsageError: A name is no block measured here.
-        """
-        known = {block.name: block.ms for block in self.blocks}
-        for name in removed:
-            if name not in known:
-                raise UsageError(
-                    f"The latency of block {name!r} was not measured; known are {', '.join(known)}."
-                )
-        return sum(known[name] for name in removed)
-
-
-class Realised(BaseModel):
-    """How much of an expected saving a measurement shows.
-
-    Attributes:
-        expected_speedup: Latency before over latency less the expected saving.
-        measured_speedup: What the benchmark says.
-        share: Saving measured over saving expected; 1 is all of it.
-    """
-
-    expected_speedup: float
-    measured_speedup: float
-    share: float
 
 
 def realised(latencies: BlockLatencies, removed: Sequence[str], result: BenchResult) -> Realised:

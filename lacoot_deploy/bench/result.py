@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.bench.protocol import NodePlacement
-from lacoot_deploy.errors import GateError
+from lacoot_deploy.errors import GateError, UsageError
 
 
 class ModelLatency(BaseModel):
@@ -167,8 +168,73 @@ class Variant(BaseModel):
     reason: str | None = None
 
 
+class BlockLatency(BaseModel):
+    """One block's part of the latency.
+
+    Attributes:
+        name: The block.
+        ms: Milliseconds of one run that its nodes take; what removing it should save, but for its repair.
+        share: The same as a share of the whole.
+    """
+
+    name: str
+    ms: float
+    share: float
+
+
+class BlockLatencies(BaseModel):
+    """Where the time of one run goes.
+
+    Attributes:
+        total_ms: Undisturbed latency of the whole model in milliseconds, without profiling.
+        method: `profile` or `prefix`.
+        blocks: The blocks of the main graph, in the order given.
+        rest_ms: What is in no block.
+        batch: Samples in one run.
+        shapes: Shape of each input.
+        provider: Short name of the provider.
+    """
+
+    schema_version: int = 1
+    total_ms: float
+    method: str
+    blocks: list[BlockLatency]
+    rest_ms: float
+    batch: int
+    shapes: dict[str, list[int]] = Field(default_factory=dict)
+    provider: str
+
+    def expected_saving(self, removed: Sequence[str]) -> float:
+        """Milliseconds that the named blocks take together.
+
+        Raises:
+            UsageError: A name is no block measured here.
+        """
+        known = {block.name: block.ms for block in self.blocks}
+        for name in removed:
+            if name not in known:
+                raise UsageError(
+                    f"The latency of block {name!r} was not measured; known are {', '.join(known)}."
+                )
+        return sum(known[name] for name in removed)
+
+
+class Realised(BaseModel):
+    """How much of an expected saving a measurement shows.
+
+    Attributes:
+        expected_speedup: Latency before over latency less the expected saving.
+        measured_speedup: What the benchmark says.
+        share: Saving measured over saving expected; 1 is all of it.
+    """
+
+    expected_speedup: float
+    measured_speedup: float
+    share: float
+
+
 class BenchResult(BaseModel):
-    """What `bench` says.
+    """What `bench --json` prints.
 
     Attributes:
         a: Figures of A.
@@ -183,6 +249,8 @@ class BenchResult(BaseModel):
         warnings: What made the machine or the measurement less than quiet, one sentence each.
         environment: Where and how it was measured.
         samples: Raw samples.
+        per_block: Where A's time goes; None unless asked for.
+        realised: How much of the saving that the blocks missing in B promised is there; None without them.
     """
 
     schema_version: int = 1
@@ -198,6 +266,8 @@ class BenchResult(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     environment: Environment
     samples: RawSamples
+    per_block: BlockLatencies | None = None
+    realised: Realised | None = None
 
     def require(self, *, speedup: float | None = None, fail_if_slower: float | None = None) -> None:
         """Stand by performance gates.

@@ -5,7 +5,7 @@ Knows records and pages; what they say is gathered by `lacoot_deploy.workflow.re
 """
 
 from lacoot_deploy.reports.page import render_page
-from lacoot_deploy.reports.records import ReportDocument
+from lacoot_deploy.reports.records import ReportResult
 from lacoot_deploy.reports.words import headline as answer_line
 
-__all__ = ["ReportDocument", "answer_line", "render_page"]
+__all__ = ["ReportResult", "answer_line", "render_page"]

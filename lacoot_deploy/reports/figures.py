@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from lacoot_deploy.reports.curves import Chart, Mark, Series, draw_chart
 from lacoot_deploy.reports.dots import draw_distances, draw_latency
-from lacoot_deploy.reports.records import Curve, Point, ReportDocument
+from lacoot_deploy.reports.records import Curve, Point, ReportResult
 from lacoot_deploy.reports.svg import linear_axis
 from lacoot_deploy.reports.words import fixed
 
@@ -28,7 +28,7 @@ AGAIN = ("c5", "c4", "c2", "c3", "c0")
 """Colours of further curves of one kind; their lines are dashed differently too."""
 
 
-def depth_figure(document: ReportDocument) -> Markup | None:
+def depth_figure(document: ReportResult) -> Markup | None:
     """Score against the number of blocks removed; None where less than two networks are known."""
     return _figure(
         document,
@@ -39,7 +39,7 @@ def depth_figure(document: ReportDocument) -> Markup | None:
     )
 
 
-def latency_curve_figure(document: ReportDocument) -> Markup | None:
+def latency_curve_figure(document: ReportResult) -> Markup | None:
     """Score against latency; None where less than two networks were timed."""
     return _figure(
         document,
@@ -51,7 +51,7 @@ def latency_curve_figure(document: ReportDocument) -> Markup | None:
 
 
 def _figure(
-    document: ReportDocument, name: str, title: str, x_label: str, place: Callable[[Point], float | None]
+    document: ReportResult, name: str, title: str, x_label: str, place: Callable[[Point], float | None]
 ) -> Markup | None:
     depth = name == "depth"
     series, values, scores, used = [], [], [], dict.fromkeys(LOOKS, 0)
@@ -118,21 +118,21 @@ def _tip(point: Point) -> str:
     return ", ".join(parts)
 
 
-def distance_figure(document: ReportDocument) -> Markup | None:
+def distance_figure(document: ReportResult) -> Markup | None:
     """Distances of blocks with floors; None where none were measured."""
     if document.distance is None:
         return None
     return draw_distances(document.blocks, document.distance, f"Distance {document.distance} by block")
 
 
-def latency_figure(document: ReportDocument) -> Markup | None:
+def latency_figure(document: ReportResult) -> Markup | None:
     """Distributions of latency; None where none were measured."""
     if document.latency is None:
         return None
     return draw_latency(document.latency, "Distribution of latency")
 
 
-def training_figures(document: ReportDocument) -> list[tuple[str, list[Markup]]]:
+def training_figures(document: ReportResult) -> list[tuple[str, list[Markup]]]:
     """For each training run its name, accuracy by epoch, and loss and penalty by epoch."""
     found = []
     for index, run in enumerate(document.training):

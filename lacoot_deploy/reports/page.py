@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import lacoot_deploy.reports.figures as figures
 import lacoot_deploy.reports.words as words
-from lacoot_deploy.reports.records import BlockLine, ReportDocument
+from lacoot_deploy.reports.records import BlockLine, ReportResult
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -20,7 +20,7 @@ FOLDED_BLOCKS = 40
 """From so many blocks on the table and the diagram are folded."""
 
 
-def render_page(document: ReportDocument) -> str:
+def render_page(document: ReportResult) -> str:
     """The report as one HTML page that needs nothing else: no script, no network, no font file.
 
     Everything that comes from files is escaped, signs that would turn or hide text are made visible.
@@ -86,7 +86,7 @@ def plain(value: object) -> str:
     return "".join(kept)
 
 
-def cleaned(document: ReportDocument) -> ReportDocument:
+def cleaned(document: ReportResult) -> ReportResult:
     """The document with all its text plain."""
 
     def clean(value: Any) -> Any:
@@ -98,4 +98,4 @@ def cleaned(document: ReportDocument) -> ReportDocument:
             return [clean(part) for part in value]
         return value
 
-    return ReportDocument.model_validate(clean(document.model_dump()))
+    return ReportResult.model_validate(clean(document.model_dump()))

@@ -333,7 +333,7 @@ class Shipped(BaseModel):
     file_bytes: int | None = None
 
 
-class ReportDocument(BaseModel):
+class ReportResult(BaseModel):
     """What `report --json` prints.
 
     Attributes:

@@ -6,7 +6,7 @@ import math
 import re
 
 from lacoot_deploy import numerals
-from lacoot_deploy.reports.records import Cost, Gain, ReportDocument, Scratch
+from lacoot_deploy.reports.records import Cost, Gain, ReportResult, Scratch
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -52,7 +52,7 @@ def times(value: float, ci95: tuple[float, float]) -> tuple[str, str, str]:
     return fixed(value, places), fixed(ci95[0], places), fixed(ci95[1], places)
 
 
-def headline(document: ReportDocument) -> str:
+def headline(document: ReportResult) -> str:
     """The answer in one or two sentences.
 
     Args:

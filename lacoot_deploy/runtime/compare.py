@@ -13,7 +13,7 @@ from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.runtime.batching import Batch, Batching, find_batching, rows
-from lacoot_deploy.runtime.comparison import Comparison as Comparison
+from lacoot_deploy.runtime.comparison import CompareResult as CompareResult
 from lacoot_deploy.runtime.comparison import Limits as Limits
 from lacoot_deploy.runtime.comparison import ScoreComparison as ScoreComparison
 from lacoot_deploy.runtime.comparison import violations
@@ -23,7 +23,7 @@ from lacoot_deploy.runtime.sessions import Session
 from lacoot_deploy.runtime.signatures import check_signatures
 from lacoot_deploy.tasks import Facts, Judge, Measure, Task, fit_task
 from lacoot_deploy.tasks.belief import MOST_SAMPLES, Belief, require_belief, try_labels
-from lacoot_deploy.tasks.own import task_of
+from lacoot_deploy.tasks.own import task_is_metric, task_of
 
 Metric = Callable[[Mapping[str, NDArray[Any]], Any], Any]
 """Given all outputs [N, ...] and the labels, a score per sample [N] (or one for all); larger is better."""
@@ -41,8 +41,8 @@ def compare_models(
     limits: Limits | None = None,
     batch_size: int = DEFAULT_BATCH,
     progress: Callable[[int, int], None] | None = None,
-) -> Comparison:
-    """Run both models on the same samples and say how they differ; `Comparison.require` turns limits into an error.
+) -> CompareResult:
+    """Run both models on the same samples and say how they differ; `CompareResult.require` turns limits into an error.
 
     Args:
         a: The reference.
@@ -87,9 +87,9 @@ def _comparison(
     predictions: _Predictions,
     scores: _Scores,
     limits: Limits,
-) -> Comparison:
+) -> CompareResult:
     belief = scores.belief
-    comparison = Comparison(
+    comparison = CompareResult(
         a=a.label,
         b=b.label,
         samples=len(samples),
@@ -161,7 +161,8 @@ class _Scores:
     def __init__(self, task: Task | None, samples: Samples, belief: Belief | None) -> None:
         self.task, self.belief = task, belief
         self._truth = None if task is None else task.truth(samples.label_arrays, samples.own_feeds)
-        self.labelled = self._truth is not None and bool(self._truth.labels)
+        # A metric of the user's own is a score in its own right, labels or not.
+        self.labelled = self._truth is not None and (bool(self._truth.labels) or task_is_metric(task))
         self._found: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
 
     @classmethod

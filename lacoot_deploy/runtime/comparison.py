@@ -49,7 +49,7 @@ class ScoreComparison(BaseModel):
     method: str
 
 
-class Comparison(BaseModel):
+class CompareResult(BaseModel):
     """What `compare` says.
 
     Attributes:
@@ -100,7 +100,7 @@ class Comparison(BaseModel):
             raise VerificationError(" ".join(self.violations))
 
 
-def violations(comparison: Comparison) -> list[str]:
+def violations(comparison: CompareResult) -> list[str]:
     """One sentence for each limit that a comparison exceeds."""
     limits, found = comparison.limits, []
     for name, drift in comparison.outputs.items():

@@ -50,7 +50,7 @@ class LibraryReport(BaseModel):
     problem: str | None = None
 
 
-class Doctor(BaseModel):
+class DoctorResult(BaseModel):
     """What `doctor` found.
 
     Attributes:
@@ -73,14 +73,14 @@ class Doctor(BaseModel):
     machine: Machine
 
 
-def diagnose() -> Doctor:
+def doctor() -> DoctorResult:
     """Try every provider that ONNX Runtime lists on a small model, and describe the machine."""
     preload_cuda()
     providers = [_try(name) for name in listed_providers()]
     binary = provider_binary(CUDA)
     libraries = required_libraries(binary) if binary else ()
     works = {report.name for report in providers if report.works}
-    return Doctor(
+    return DoctorResult(
         python=platform.python_version(),
         versions=_versions(),
         providers=providers,

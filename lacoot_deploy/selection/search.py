@@ -150,7 +150,9 @@ def greedy(
     left = [name for name in names if name not in engine.gone(current)]
     trials, total = 0, len(left) * (len(left) + 1) // 2
     # Candidates are compared with one map each; which map the chosen one really gets is decided for it alone.
-    repair = AUTO_REPAIRS[-1] if options.repair == "auto" else options.repair
+    repair = options.repair
+    if repair == "auto":
+        repair = AUTO_REPAIRS[-1] if engine.judge.task.costs_tell else AUTO_REPAIRS[0]
     before, last = engine.quality(current), dict[str, float]()
     while left:
         trial = _Trial(engine, current, before, criterion, options.wanted, repair, latencies or {})
@@ -222,13 +224,20 @@ def _try(engine: Engine, current: Variant, name: str, options: SearchOptions) ->
     for dearer in kinds[1:]:
         other = engine.remove(current, [name], form=form, repair=dearer)
         other_costs = _costs(engine, other)
-        if is_real_gain(costs, other_costs, dense):
+        if is_real_gain(costs, other_costs, dense) and _shows(engine, variant, other):
             kind, variant, costs = dearer, other, other_costs
     if options.refits:
         other = engine.refit(variant)
-        if is_real_gain(costs, _costs(engine, other), dense, errors=Z_FREE, share=0):
+        gain = is_real_gain(costs, _costs(engine, other), dense, errors=Z_FREE, share=0)
+        if gain and (options.refit or _shows(engine, variant, other)):
             variant = other
     return kind, variant
+
+
+def _shows(engine: Engine, cheap: Variant, dear: Variant) -> bool:
+    """Whether lower costs are worth something: as such, or because the score is better too, whichever the task says."""
+    judge = engine.judge
+    return judge.task.costs_tell or judge.surely_better(engine.gather(dear), engine.gather(cheap))
 
 
 def _costs(engine: Engine, variant: Variant) -> NDArray[np.float64]:

@@ -164,7 +164,7 @@ class Conditions(BaseModel):
     openvino: str | None = None
 
 
-class Account(BaseModel):
+class ShipResult(BaseModel):
     """What `ship --json` prints and `ship.json` holds.
 
     Attributes:

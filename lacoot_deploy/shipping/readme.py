@@ -14,10 +14,12 @@ from lacoot_deploy.runtime.sessions import open_session
 if TYPE_CHECKING:
     from lacoot_deploy.data.types import InputInfo
     from lacoot_deploy.manifest import PreprocessingRecord
-    from lacoot_deploy.shipping.account import Account, Line
+    from lacoot_deploy.shipping.account import Line, ShipResult
 
 
-def readme(account: Account, folder: Path, *, preprocessing: PreprocessingRecord | None, page: bool) -> str:
+def readme(
+    account: ShipResult, folder: Path, *, preprocessing: PreprocessingRecord | None, page: bool
+) -> str:
     """The text of README.md.
 
     Args:
@@ -59,7 +61,7 @@ def readme(account: Account, folder: Path, *, preprocessing: PreprocessingRecord
     return "\n".join(parts)
 
 
-def _table(account: Account) -> list[str]:
+def _table(account: ShipResult) -> list[str]:
     conditions = account.conditions
     unit = f" ({conditions.unit})" if conditions.unit else ""
     rows = [
@@ -79,7 +81,7 @@ def _table(account: Account) -> list[str]:
     return rows
 
 
-def _left_out(account: Account) -> list[str]:
+def _left_out(account: ShipResult) -> list[str]:
     return [
         f"- Not here: {line.name} ({line.verdict}): {line.reason}."
         for line in account.files
@@ -120,7 +122,7 @@ def _preprocessing(record: PreprocessingRecord | None) -> list[str]:
     ]
 
 
-def _compare(account: Account) -> list[str]:
+def _compare(account: ShipResult) -> list[str]:
     reference = account.shipped[0].file
     return [
         f"lacoot-deploy compare {reference} {line.file} --data DATA"
@@ -129,7 +131,7 @@ def _compare(account: Account) -> list[str]:
     ]
 
 
-def _proofs(account: Account) -> list[str]:
+def _proofs(account: ShipResult) -> list[str]:
     lines = ["What ran where:\n"]
     for line in account.shipped:
         said = [*line.proven, *(f"fell back: {text}" for text in line.fallbacks), *line.unproven]

@@ -163,12 +163,15 @@ class Task(ABC):
         name: Its name in the registry and on the command line.
         summary: One line for the help text.
         wants: What outputs and labels it is for, as part of a sentence.
+        costs_tell: Whether what a sample costs tells the score: where it only tells how near the dense network is, a
+            repair has to show in the score itself.
         measure_name: The measure that its score is; None for the first of `measures`.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     wants: ClassVar[str]
+    costs_tell: ClassVar[bool] = True
     measure_name: str | None = None
 
     @classmethod

@@ -116,5 +116,6 @@ def odd_classes(labels: NDArray[np.int64], classes: int, ignore: int | None) -> 
     if below.size:
         return f"labels hold {int(below.min())}, which is no class (they count from 0; {ignore} stands for no label)"
     if above.size:
-        return f"labels go up to {int(above.max())}, but the output has {classes} classes, 0 to {classes - 1}"
+        once = " (do they count from 1?)" if real.min() == 1 and above.max() == classes else ""
+        return f"labels go up to {int(above.max())}, but the output has {classes} classes, 0 to {classes - 1}{once}"
     return None

@@ -196,3 +196,8 @@ def task_of(thing: Any, target: str, facts: Facts) -> Task:
             f"{target} must give one score a sample or one number; it gave shape {list(scores.shape)}."
         )
     return Own(target, thing, names, fallback, whole=scores.shape == (), yes_or_no=scores.dtype == bool)
+
+
+def task_is_metric(task: Task | None) -> bool:
+    """Whether a task is a function of the user's that only scores."""
+    return isinstance(task, Own) and task.fallback is not None

@@ -26,7 +26,7 @@ from lacoot_deploy.training.run_data import load_data
 from lacoot_deploy.training.schedule import Epochs, Schedule
 from lacoot_deploy.training.session import METRICS_NAME, Progress, Session, Start
 
-__all__ = ["MODEL_NAME", "Progress", "TrainResult", "describe_device", "train"]
+__all__ = ["MODEL_NAME", "Progress", "Trained", "describe_device", "train"]
 
 MODEL_NAME = "model.onnx"
 
@@ -35,7 +35,7 @@ RESUMABLE_WITH_OTHER = frozenset({"device", "threads"})
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class Trained:
     """What a finished run left.
 
     Attributes:
@@ -74,7 +74,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     start: Start | None = None,
-) -> TrainResult:
+) -> Trained:
     """Train by a recipe into a run folder: `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json`, `model.onnx`.
 
     Each epoch ends with a checkpoint, so an interrupted run goes on from its last whole epoch; on the CPU it ends
@@ -125,7 +125,7 @@ def train(
     accelerator.wait_for_everyone()
     if began_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return TrainResult(
+    return Trained(
         folder=out,
         model=out / MODEL_NAME,
         checkpoint=out / CHECKPOINT_NAME,

@@ -37,7 +37,7 @@ class ActivationEntry(BaseModel):
     reason: ReasonEntry | None
 
 
-class ActivationInspection(BaseModel):
+class ActivationsResult(BaseModel):
     """What `inspect --activations --json` prints."""
 
     schema_version: int = 1
@@ -45,7 +45,7 @@ class ActivationInspection(BaseModel):
     activations: list[ActivationEntry]
 
 
-def inspect_activations(path: str | Path) -> ActivationInspection:
+def inspect_activations(path: str | Path) -> ActivationsResult:
     """The activations of an ONNX file: kind, and which operators would be one without it, at what cost or why not.
 
     Args:
@@ -88,6 +88,6 @@ def inspect_activations(path: str | Path) -> ActivationInspection:
     path = Path(path)
     model = load_model(path)
     found = list_activations(model, folder=path.parent)
-    return ActivationInspection(
+    return ActivationsResult(
         model=model_entry(path, model_costs(model)), activations=[entry(activation) for activation in found]
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.bench.options import BLOCK_SECONDS, DEFAULTS, BenchOptions
-from lacoot_deploy.bench.per_block import BlockLatencies, Realised
 from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError
@@ -17,18 +16,6 @@ from lacoot_deploy.workflow.data import samples_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-class BenchReport(BenchResult):
-    """What `bench --json` prints.
-
-    Attributes:
-        per_block: Where A's time goes; None unless asked for.
-        realised: How much of the saving that the blocks missing in B promised is there; None without them.
-    """
-
-    per_block: BlockLatencies | None = None
-    realised: Realised | None = None
 
 
 def benchmark(
@@ -40,7 +27,7 @@ def benchmark(
     runtime: Runtime = AUTO,
     per_block: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> BenchReport:
+) -> BenchResult:
     """Latency of model A, or of A and B in interleaved pairs.
 
     Args:
@@ -86,14 +73,13 @@ def benchmark(
         feeds=feeds,
         progress=progress,
     )
-    report = BenchReport(**result.model_dump())
     if per_block:
-        _add_blocks(report, paths, options, runtime, feeds)
-    return report
+        _add_blocks(result, paths, options, runtime, feeds)
+    return result
 
 
 def _add_blocks(
-    report: BenchReport,
+    result: BenchResult,
     paths: list[Path],
     options: BenchOptions,
     runtime: Runtime,
@@ -103,7 +89,7 @@ def _add_blocks(
     from lacoot_deploy.workflow.inspecting import open_model
 
     opened = [open_model(path) for path in paths]
-    report.per_block = block_latencies(
+    result.per_block = block_latencies(
         paths[0],
         opened[0].able,
         replace(options, min_time=BLOCK_SECONDS),
@@ -113,11 +99,11 @@ def _add_blocks(
     if len(opened) < 2:
         return
     had, left = ({block.name for block in one.blocks} for one in opened)
-    gone = [block.name for block in report.per_block.blocks if block.name not in left]
+    gone = [block.name for block in result.per_block.blocks if block.name not in left]
     if left - had:
-        report.warnings.append(
+        result.warnings.append(
             f"B has blocks that A has not ({min(left - had)}), so it is not A without some of its blocks: what was to "
             f"be expected of it is not known."
         )
     elif gone:
-        report.realised = realised(report.per_block, gone, report)
+        result.realised = realised(result.per_block, gone, result)

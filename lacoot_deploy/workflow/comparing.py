@@ -15,7 +15,7 @@ from lacoot_deploy.userfunctions import load_function
 from lacoot_deploy.workflow.data import samples_for, task_of
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison, Limits
+    from lacoot_deploy.runtime.compare import CompareResult, Limits
 
 
 def compare(
@@ -28,7 +28,7 @@ def compare(
     runtime: Runtime = AUTO,
     batch_size: int = 64,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Comparison:
+) -> CompareResult:
     """How model B's outputs differ from model A's on the same data.
 
     Limits that are exceeded are listed in the result's `violations`; its `require()` turns them into an error.

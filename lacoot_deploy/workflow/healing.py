@@ -20,7 +20,7 @@ FIXED = ("model", "model_args", "without", "cuts", "refits", "weights", "teacher
 """Settings that the run and the plan decide."""
 
 
-class HealSummary(BaseModel):
+class HealRunResult(BaseModel):
     """What `train --heal --json` prints.
 
     Attributes:
@@ -60,7 +60,7 @@ def heal_run(
     resume: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
-) -> HealSummary:
+) -> HealRunResult:
     """Cut a trained network by a plan and fine-tune what is left, with the dense network as its teacher.
 
     The repairs of the plan become layers that learn with the rest. Before the first step the network is found equal
@@ -132,7 +132,7 @@ def heal_run(
     result = train(recipe, Path(out), resume=resume, progress=progress, start=start)
     done = result.manifest.history[-1]
     merge = None if result.rounds is None else merge_run(result, recipe)
-    return HealSummary(
+    return HealRunResult(
         run=str(result.folder),
         model=str(result.model),
         checkpoint=str(result.checkpoint),

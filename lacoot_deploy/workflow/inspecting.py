@@ -56,7 +56,7 @@ class ModelEntry(BaseModel):
     opset: int
 
 
-class Inspection(BaseModel):
+class InspectResult(BaseModel):
     """What `inspect --json` prints."""
 
     schema_version: int = 1
@@ -139,7 +139,7 @@ def open_model(
     return Opened(model, path, manifest, blocks, found.costs, notes, found)
 
 
-def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> Inspection:
+def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = "block") -> InspectResult:
     """The blocks of an ONNX file: structure, cost, recorded distance, and for each whether it can go.
 
     Args:
@@ -152,7 +152,7 @@ def inspect(path: str | Path, *, probe: bool = True, granularity: Granularity = 
     """
     opened = open_model(path, probe=probe, granularity=granularity)
     recorded, notes = recorded_distances(opened.manifest, opened.blocks)
-    return Inspection(
+    return InspectResult(
         model=model_entry(path, opened.costs),
         blocks=[_entry(block, recorded.get(block.name)) for block in opened.blocks],
         notes=[*opened.notes, *notes, *conversion_notes(opened.manifest)],

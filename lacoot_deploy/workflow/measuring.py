@@ -23,9 +23,13 @@ from lacoot_deploy.manifest import (
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.data import samples_for
-from lacoot_deploy.workflow.inspecting import Inspection, inspect, open_model, recorded_distances
+from lacoot_deploy.workflow.inspecting import InspectResult, inspect, open_model, recorded_distances
 
 Progress = Callable[[int, int, str], None]
+
+
+class MeasureResult(InspectResult):
+    """What `measure --json` prints: the inspection of the file that was written."""
 
 
 def measure(
@@ -38,7 +42,7 @@ def measure(
     latency: bool = True,
     dims: Mapping[str, int] | None = None,
     progress: Progress | None = None,
-) -> Inspection:
+) -> MeasureResult:
     """Measure how far each block's output is from its input and record it in a copy of the model.
 
     Args:
@@ -96,7 +100,7 @@ def measure(
         record.latency = times.get(record.name)
     write_manifest(opened.model, manifest)
     save_model(opened.model, output, source=path)
-    return inspect(output)
+    return MeasureResult(**dict(inspect(output)))
 
 
 def _latencies(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lacoot_deploy.graph.linear import MergeResult
     from lacoot_deploy.training.recipe import Recipe
-    from lacoot_deploy.training.run import TrainResult
+    from lacoot_deploy.training.run import Trained
 
 UNMERGED_NAME = "unmerged.onnx"
 
@@ -52,7 +52,7 @@ class MergeSummary(BaseModel):
 
 
 def merge_run(
-    result: TrainResult, recipe: Recipe, *, note: Callable[[str], None] = lambda text: None
+    result: Trained, recipe: Recipe, *, note: Callable[[str], None] = lambda text: None
 ) -> MergeSummary:
     """Merge the exported model of a run in place, keep what it was as `unmerged.onnx`, and note it in the manifest.
 
@@ -94,7 +94,7 @@ def merge_run(
     )
 
 
-def _record(result: TrainResult, merging: MergeResult, fingerprint: str) -> CollapseRecord:
+def _record(result: Trained, merging: MergeResult, fingerprint: str) -> CollapseRecord:
     state = result.rounds
     return CollapseRecord(
         model_sha256_before=fingerprint,

@@ -182,6 +182,9 @@ def recommended_plan(opened: Opened) -> Plan:
 def read_plan(path: str | Path) -> Plan:
     """Read a plan file.
 
+    Args:
+        path: As `collapse --plan-out` wrote it.
+
     Raises:
         InputError: It is missing, too large, or no plan.
     """

@@ -19,9 +19,9 @@ from lacoot_deploy.reports.records import Epoch, Network, Role, Training
 from lacoot_deploy.workflow.inspecting import Opened, open_model
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison
-    from lacoot_deploy.shipping.account import Account
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.bench.result import BenchResult
+    from lacoot_deploy.runtime.compare import CompareResult
+    from lacoot_deploy.shipping.account import ShipResult
 
 MAX_JSON_BYTES = 512 * 1024 * 1024
 
@@ -121,11 +121,11 @@ class Given:
 
     models: list[GivenModel] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
-    comparisons: list[tuple[str, Comparison]] = field(default_factory=list)
-    benches: list[tuple[str, BenchReport]] = field(default_factory=list)
+    comparisons: list[tuple[str, CompareResult]] = field(default_factory=list)
+    benches: list[tuple[str, BenchResult]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     tables: list[ResultsTable] = field(default_factory=list)
-    accounts: list[Account] = field(default_factory=list)
+    accounts: list[ShipResult] = field(default_factory=list)
 
 
 def read_inputs(paths: Sequence[str | Path]) -> Given:
@@ -200,17 +200,17 @@ def _read_json(path: Path, given: Given) -> None:
             raise InputError(f"{path} cannot be used: {_first(error)}.") from None
 
     if {"outputs", "agreement", "samples"} <= keys:
-        from lacoot_deploy.runtime.compare import Comparison
+        from lacoot_deploy.runtime.compare import CompareResult
 
-        given.comparisons.append((path.name, parsed(Comparison.model_validate)))
+        given.comparisons.append((path.name, parsed(CompareResult.model_validate)))
     elif {"a", "environment", "samples"} <= keys:
-        from lacoot_deploy.workflow.benching import BenchReport
+        from lacoot_deploy.bench.result import BenchResult
 
-        given.benches.append((path.name, parsed(BenchReport.model_validate)))
+        given.benches.append((path.name, parsed(BenchResult.model_validate)))
     elif {"target", "conditions", "files"} <= keys:
-        from lacoot_deploy.shipping.account import Account
+        from lacoot_deploy.shipping.account import ShipResult
 
-        given.accounts.append(parsed(Account.model_validate))
+        given.accounts.append(parsed(ShipResult.model_validate))
     elif {"plan", "before", "after"} <= keys:
         given.plans.append(parse_plan(json.dumps(document["plan"]), path=path))
     elif {"steps", "limit"} <= keys:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 
-from lacoot_deploy.reports.records import ReportDocument
+from lacoot_deploy.reports.records import ReportResult
 from lacoot_deploy.workflow.report_inputs import Cast, GivenModel
 
 
-def missing_sections(document: ReportDocument, parts: Cast) -> dict[str, str]:
+def missing_sections(document: ReportResult, parts: Cast) -> dict[str, str]:
     """A sentence for each part of the page that there is no data for, by the part's name.
 
     Args:
@@ -66,7 +66,7 @@ def _words(model: GivenModel | None, otherwise: str) -> str:
     return shlex.quote(model.path.name if model.run is None else f"{model.run.name}/{model.path.name}")
 
 
-def _scratch(document: ReportDocument, parts: Cast) -> str:
+def _scratch(document: ReportResult, parts: Cast) -> str:
     """How to train the control: exactly so where the network came from `train`, else in words."""
     assert document.answer is not None
     gone = [one.block for one in document.answer.removed]

@@ -26,9 +26,9 @@ from lacoot_deploy.reports.records import (
 from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison
-    from lacoot_deploy.shipping.account import Account
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.bench.result import BenchResult
+    from lacoot_deploy.runtime.compare import CompareResult
+    from lacoot_deploy.shipping.account import ShipResult
 
 BINS = 72
 DISTANCES = ("mswd", "paired", "mswd-ascent", "cosine")
@@ -68,7 +68,7 @@ def refitted_blocks(records: Sequence[CollapseRecord], plan: Plan | None) -> lis
 
 
 def cost_of(
-    comparison: Comparison | None,
+    comparison: CompareResult | None,
     judged_on: str,
     plan: Plan | None,
     records: Sequence[CollapseRecord],
@@ -146,7 +146,7 @@ def _confirmed_cost(evidence: PlanEvidence) -> Cost | None:
     )
 
 
-def gain_of(bench: BenchReport | None) -> Gain | None:
+def gain_of(bench: BenchResult | None) -> Gain | None:
     """What the removal gained, from a paired measurement."""
     if bench is None or bench.b is None or bench.speedup is None or bench.ci95 is None:
         return None
@@ -165,8 +165,8 @@ def gain_of(bench: BenchReport | None) -> Gain | None:
 
 def scratch_of(
     model: GivenModel | None,
-    comparison: Comparison | None,
-    bench: BenchReport | None,
+    comparison: CompareResult | None,
+    bench: BenchResult | None,
     tables: Sequence[ResultsTable],
     cost: Cost | None,
     judged_on: str,
@@ -202,7 +202,7 @@ def block_lines(
     dense: GivenModel,
     removed: Sequence[Removed],
     refits: Sequence[str],
-    bench: BenchReport | None,
+    bench: BenchResult | None,
 ) -> list[BlockLine]:
     """The blocks of the dense network with what was measured of each and what became of it."""
     from lacoot_deploy.selection.matching import match_records
@@ -250,7 +250,7 @@ def drawn_distance(lines: Sequence[BlockLine]) -> str | None:
     return next((name for name in DISTANCES if any(name in line.distances for line in lines)), None)
 
 
-def latency_of(bench: BenchReport | None, names: Sequence[str]) -> Latency | None:
+def latency_of(bench: BenchResult | None, names: Sequence[str]) -> Latency | None:
     """Distributions of the raw samples on common bins of equal ratio."""
     if bench is None:
         return None
@@ -280,7 +280,7 @@ def latency_of(bench: BenchReport | None, names: Sequence[str]) -> Latency | Non
     )
 
 
-def drift_of(comparison: Comparison | None) -> list[Drift]:
+def drift_of(comparison: CompareResult | None) -> list[Drift]:
     """Drift by output."""
     return [
         Drift(output=name, max_abs=one.max_abs, rel_rms=one.rel_rms, cosine=one.cosine, unequal=one.unequal)
@@ -322,7 +322,7 @@ def title_of(parts: Cast) -> str:
     return model.path.name
 
 
-def shipped_of(accounts: Sequence[Account]) -> list[Shipped]:
+def shipped_of(accounts: Sequence[ShipResult]) -> list[Shipped]:
     """The files of the accounts that `ship` wrote."""
     return [
         Shipped(

@@ -16,8 +16,8 @@ from lacoot_deploy.workflow.commands import collapse_words, data_record, data_wo
 from lacoot_deploy.workflow.report_inputs import Cast
 
 if TYPE_CHECKING:
-    from lacoot_deploy.runtime.compare import Comparison
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.bench.result import BenchResult
+    from lacoot_deploy.runtime.compare import CompareResult
 
 PACKAGES = ("lacoot-deploy", "onnxruntime-gpu", "onnxruntime", "onnx", "torch", "numpy")
 
@@ -27,8 +27,8 @@ def reproduction_of(
     networks: Sequence[Network],
     trainings: Sequence[Training],
     plan: Plan | None,
-    comparison: Comparison | None,
-    bench: BenchReport | None,
+    comparison: CompareResult | None,
+    bench: BenchResult | None,
     data: DataOptions | None,
 ) -> Reproduction:
     """Everything that it takes to get the same again.
@@ -55,8 +55,8 @@ def _commands(
     parts: Cast,
     trainings: Sequence[Training],
     plan: Plan | None,
-    comparison: Comparison | None,
-    bench: BenchReport | None,
+    comparison: CompareResult | None,
+    bench: BenchResult | None,
     data: DataOptions | None,
 ) -> list[str]:
     quote = shlex.quote
@@ -97,7 +97,7 @@ def _plan_words(parts: Cast, plan: Plan | None) -> list[str]:
     return ["--plan", "plan.json"] if words is None else words
 
 
-def _versions(parts: Cast, bench: BenchReport | None) -> list[Fact]:
+def _versions(parts: Cast, bench: BenchResult | None) -> list[Fact]:
     facts = []
     for what, model in (("dense network made by", parts.dense), ("collapsed network made by", parts.short)):
         manifest = None if model is None else model.opened.manifest
@@ -131,7 +131,7 @@ def _hashes(parts: Cast, networks: Sequence[Network], plan: Plan | None) -> list
 
 
 def _seeds(
-    trainings: Sequence[Training], parts: Cast, bench: BenchReport | None, data: DataOptions | None
+    trainings: Sequence[Training], parts: Cast, bench: BenchResult | None, data: DataOptions | None
 ) -> list[Fact]:
     facts: dict[str, Any] = {}
     for training in trainings:
@@ -149,7 +149,7 @@ def _seeds(
     return [Fact(name=name, value=str(value)) for name, value in facts.items()]
 
 
-def _machine(bench: BenchReport | None) -> list[Fact]:
+def _machine(bench: BenchResult | None) -> list[Fact]:
     if bench is None:
         return []
     environment = bench.environment

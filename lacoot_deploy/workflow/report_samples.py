@@ -14,7 +14,7 @@ from lacoot_deploy.reports.records import Sample
 
 if TYPE_CHECKING:
     from lacoot_deploy.data import Samples
-    from lacoot_deploy.runtime.compare import Comparison
+    from lacoot_deploy.runtime.compare import CompareResult
     from lacoot_deploy.runtime.sessions import Session
 
 LARGEST = 128
@@ -22,7 +22,7 @@ LARGEST = 128
 
 
 def worst_samples(
-    comparison: Comparison | None,
+    comparison: CompareResult | None,
     *,
     samples: Samples | None = None,
     sessions: tuple[Session, Session] | None = None,

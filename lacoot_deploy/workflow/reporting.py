@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lacoot_deploy.data.options import DataOptions, portable
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.reports.records import Answer, Point, ReportDocument
+from lacoot_deploy.reports.records import Answer, Point, ReportResult
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.report_curves import curves_of
@@ -42,9 +42,9 @@ from lacoot_deploy.workflow.report_recipe import reproduction_of
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.bench.result import BenchResult
     from lacoot_deploy.reports.records import Sample
-    from lacoot_deploy.runtime.compare import Comparison
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.runtime.compare import CompareResult
 
 Progress = Callable[[int, int, str], None]
 
@@ -69,11 +69,11 @@ class Measured:
         worst: Samples that differ most.
     """
 
-    comparison: Comparison | None = None
+    comparison: CompareResult | None = None
     judged_on: str = "the data given to 'compare'"
-    control: Comparison | None = None
-    bench: BenchReport | None = None
-    control_bench: BenchReport | None = None
+    control: CompareResult | None = None
+    bench: BenchResult | None = None
+    control_bench: BenchResult | None = None
     steps: dict[int, float] = field(default_factory=dict)
     others: list[Point] = field(default_factory=list)
     worst: list[Sample] = field(default_factory=list)
@@ -89,7 +89,7 @@ def report(
     runtime: Runtime = AUTO,
     title: str | None = None,
     progress: Progress | None = None,
-) -> ReportDocument:
+) -> ReportResult:
     """Write one self-contained page about a dense network, what was cut from it, what that cost and what it gained.
 
     Dense and collapsed files are matched through the history that a collapsed file carries. Where only the dense
@@ -269,7 +269,7 @@ class _Timer:
 
     def __call__(
         self, path: Path, what: str, *, seconds: float | None = None, per_block: bool = False
-    ) -> BenchReport:
+    ) -> BenchResult:
         from lacoot_deploy.workflow.benching import benchmark
 
         tell = self.progress
@@ -333,7 +333,7 @@ def _document(
     *,
     written: bool,
     title: str | None,
-) -> ReportDocument:
+) -> ReportResult:
     from lacoot_deploy.workflow.report_missing import missing_sections
     from lacoot_deploy.workflow.report_samples import worst_samples
 
@@ -366,7 +366,7 @@ def _document(
         gain=gain,
         scratch=scratch,
     )
-    document = ReportDocument(
+    document = ReportResult(
         title=title or title_of(parts),
         networks=networks,
         answer=answer if removed or answer.linearised else None,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.files import staging_folder, sync_folder
-from lacoot_deploy.shipping.account import Account
+from lacoot_deploy.shipping.account import ShipResult
 from lacoot_deploy.shipping.readme import readme
 from lacoot_deploy.shipping.scripts import run_script
 from lacoot_deploy.workflow.ship_page import write_page
 
 if TYPE_CHECKING:
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.bench.result import BenchResult
     from lacoot_deploy.workflow.ship_measures import Judged
     from lacoot_deploy.workflow.ship_request import Source
 
@@ -69,7 +69,7 @@ def check_folder(target: Path, *, inputs: Sequence[Path]) -> None:
 
 
 def write_papers(
-    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
+    account: ShipResult, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchResult | None
 ) -> None:
     """`ship.json`, `README.md`, `run.py` and `report.html`."""
     (folder / "run.py").write_text(run_script(judged.target), encoding="utf-8")
@@ -82,7 +82,7 @@ def write_papers(
 
 
 def _page(
-    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
+    account: ShipResult, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchResult | None
 ) -> bool:
     """`report.html`, from the account and the float32 files; whether there is one."""
     try:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.bench.files import total_bytes
+from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.files import sha256_file
-from lacoot_deploy.shipping.account import Account, Conditions, Gain, Line, Scored, Timed
+from lacoot_deploy.shipping.account import Conditions, Gain, Line, Scored, ShipResult, Timed
 from lacoot_deploy.shipping.conversion import Job
 from lacoot_deploy.shipping.operators import fallbacks
 from lacoot_deploy.shipping.registry import NUMBERS
 from lacoot_deploy.shipping.targets import Target, get_target
 from lacoot_deploy.shipping.trials import Trials, finite
-from lacoot_deploy.workflow.benching import BenchReport
 from lacoot_deploy.workflow.ship_request import PLAIN, USUAL_DROP, Progress, ShipRequest, Source, samples_of
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def _external(source: Source) -> Any:
 
 
 def measure_latency(
-    account: Account, folder: Path, judged: Judged, options: BenchOptions, told: Progress
-) -> BenchReport | None:
+    account: ShipResult, folder: Path, judged: Judged, options: BenchOptions, told: Progress
+) -> BenchResult | None:
     """Time all files of the folder in one run, and work out what cutting and converting gain together.
 
     Returns:
@@ -246,7 +246,7 @@ def measure_latency(
     account.notes += first.warnings
     account.gains = _gains(lines, series)
     cut = next((n for n, line in enumerate(lines) if n and line.conversion == PLAIN), None)
-    return None if cut is None else BenchReport(**series.result(f"b{cut}").model_dump())
+    return None if cut is None else BenchResult(**series.result(f"b{cut}").model_dump())
 
 
 def _time(line: Line, series: Series, name: str | None) -> None:

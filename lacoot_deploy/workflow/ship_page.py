@@ -12,8 +12,8 @@ from lacoot_deploy.workflow.reporting import report
 from lacoot_deploy.workflow.ship_request import PLAIN
 
 if TYPE_CHECKING:
-    from lacoot_deploy.shipping.account import Account
-    from lacoot_deploy.workflow.benching import BenchReport
+    from lacoot_deploy.bench.result import BenchResult
+    from lacoot_deploy.shipping.account import ShipResult
     from lacoot_deploy.workflow.ship_measures import Judged
     from lacoot_deploy.workflow.ship_request import Source
 
@@ -21,7 +21,7 @@ PAGE = "report.html"
 
 
 def write_page(
-    account: Account, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchReport | None
+    account: ShipResult, folder: Path, sources: Sequence[Source], judged: Judged, timed: BenchResult | None
 ) -> None:
     """Write the page.
 

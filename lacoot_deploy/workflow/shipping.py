@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lacoot_deploy.errors import InputError, ProviderError, UsageError, VerificationError
 from lacoot_deploy.runtime.options import Runtime
-from lacoot_deploy.shipping.account import Account, Line
+from lacoot_deploy.shipping.account import Line, ShipResult
 from lacoot_deploy.shipping.targets import Target, get_target
 from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.ship_folder import new_folder, write_papers
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.shipping.conversion import Conversion, Job
 
 
-def run_ship(request: ShipRequest, *, progress: Progress | None = None) -> Account:
+def run_ship(request: ShipRequest, *, progress: Progress | None = None) -> ShipResult:
     """Convert models for a device, verify every file, and write a folder that can be handed on.
 
     The folder appears whole or not at all. A conversion that cannot be made, or whose score drops by more than the
@@ -52,7 +52,7 @@ def run_ship(request: ShipRequest, *, progress: Progress | None = None) -> Accou
             prove(lines, folder, judged, Path(scratch), told)
         for line in lines:
             line.unproven += [unproven] if unproven is not None and line.file is not None else []
-        account = Account(
+        account = ShipResult(
             producer=PRODUCER,
             target=target.name,
             why=target.why if not request.conversions else "These conversions were asked for by name.",
@@ -67,7 +67,7 @@ def run_ship(request: ShipRequest, *, progress: Progress | None = None) -> Accou
     return account
 
 
-def require(account: Account, asked: Sequence[str]) -> None:
+def require(account: ShipResult, asked: Sequence[str]) -> None:
     """Stand by what was asked for by name.
 
     Raises:

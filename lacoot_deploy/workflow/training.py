@@ -19,13 +19,13 @@ from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 if TYPE_CHECKING:
     from lacoot_deploy.selection.planning import Evidence
     from lacoot_deploy.training.recipe import Recipe
-    from lacoot_deploy.training.run import Progress, TrainResult
+    from lacoot_deploy.training.run import Progress, Trained
 
 FIT_SAMPLES = 1024
 CHOOSE_SAMPLES = 5000
 
 
-class TrainSummary(BaseModel):
+class TrainResult(BaseModel):
     """What `train --json` prints.
 
     Attributes:
@@ -59,7 +59,7 @@ class TrainSummary(BaseModel):
     merge: MergeSummary | None = None
 
 
-class ExportSummary(BaseModel):
+class ExportResult(BaseModel):
     """What `export --json` prints."""
 
     schema_version: int = 1
@@ -78,7 +78,7 @@ def train(
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
     planning: Callable[[int, int, str], None] | None = None,
-) -> TrainSummary:
+) -> TrainResult:
     """Train, measure, export and recommend a plan; everything lands in the run folder.
 
     A method of rounds recommends none: what it made linear is merged instead, see `merge_run`.
@@ -114,7 +114,7 @@ def train(
     elif is_main_process():
         plan = recommend(result, recipe, note=note, planning=planning)
     state = result.rounds
-    return TrainSummary(
+    return TrainResult(
         run=str(result.folder),
         model=str(result.model),
         checkpoint=str(result.checkpoint),
@@ -138,7 +138,7 @@ def is_main_process() -> bool:
 
 
 def recommend(
-    result: TrainResult,
+    result: Trained,
     recipe: Recipe,
     *,
     note: Callable[[str], None] = lambda text: None,
@@ -209,7 +209,7 @@ def _folder(spec: str) -> str:
     return "" if parent in ("", ".") else parent.rstrip("/") + "/"
 
 
-def export(checkpoint: str | Path, output: str | Path, *, trust: bool = False) -> ExportSummary:
+def export(checkpoint: str | Path, output: str | Path, *, trust: bool = False) -> ExportResult:
     """Export a checkpoint to ONNX with its manifest, checked against PyTorch before it is written.
 
     Args:
@@ -234,7 +234,7 @@ def export(checkpoint: str | Path, output: str | Path, *, trust: bool = False) -
         raise InputError(f"{checkpoint} does not exist; give a run folder or its checkpoint file.")
     with trusting(trust):
         manifest, drift = export_checkpoint(checkpoint, output)
-    return ExportSummary(
+    return ExportResult(
         checkpoint=str(checkpoint),
         model=str(output),
         blocks=len(manifest.blocks),

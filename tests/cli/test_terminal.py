@@ -77,7 +77,7 @@ def test_a_network_is_a_list_of_stages_and_blocks_with_bars(there, capsys):
 
 
 def test_names_that_are_long_stay_whole_and_reasons_stand_below():
-    from lacoot_deploy.workflow.inspecting import BlockEntry, Inspection, ModelEntry, ReasonEntry
+    from lacoot_deploy.workflow.inspecting import BlockEntry, InspectResult, ModelEntry, ReasonEntry
 
     name = "model.encoder.layers." + "x" * 70
     reason = ReasonEntry(code="shape", text="Its shape changes " * 9, values=[])
@@ -86,7 +86,7 @@ def test_names_that_are_long_stay_whole_and_reasons_stand_below():
         macs=None, collapsible=False, reason=reason, distance=None,
     )  # fmt: skip
     model = ModelEntry(path="m", nodes=1, parameters=1, macs=None, opset=17)
-    lines = network.network_lines(Inspection(model=model, blocks=[entry]))
+    lines = network.network_lines(InspectResult(model=model, blocks=[entry]))
     assert f"  {name}" in lines
     assert max(len(line) for line in lines if name not in line) <= 80
     assert "? x s" in map(click.unstyle, lines)

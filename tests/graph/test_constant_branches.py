@@ -50,6 +50,34 @@ def zero_product(g, x):
     return g.op("Add", g.op("MatMul", hidden, g.weight(np.zeros((WIDTH, WIDTH)))), g.normal(WIDTH))
 
 
+def mask_in_the_graph(g, x):
+    """As pruning tools leave it: the weight times a mask, worked out on every run."""
+    weight = g.op("Mul", g.normal(WIDTH, WIDTH, 3, 3), g.weight(np.zeros((WIDTH, WIDTH, 3, 3))))
+    turned = g.op("Transpose", g.op("Cast", weight, to=1), perm=[1, 0, 2, 3])
+    return g.op("Conv", x, turned, g.normal(WIDTH), pads=[1] * 4)
+
+
+def never_chosen(g, x):
+    condition = g.op("Not", g.weight(np.array(True), dtype=bool))
+    return g.op("Where", condition, g.op("Conv", x, g.normal(WIDTH, WIDTH, 1, 1)), g.normal(1, WIDTH, 1, 1))
+
+
+def minus_itself(g, x):
+    hidden = g.op("Conv", x, g.normal(WIDTH, WIDTH, 1, 1))
+    return g.op("Sub", hidden, hidden)
+
+
+def sometimes_chosen(g, x):
+    condition = g.weight(np.arange(WIDTH).reshape(WIDTH, 1, 1) > 1, dtype=bool)
+    return g.op("Where", condition, g.op("Conv", x, g.normal(WIDTH, WIDTH, 1, 1)), g.weight(0.0))
+
+
+def half_a_mask(g, x):
+    mask = np.ones((WIDTH, WIDTH, 1, 1))
+    mask[0] = 0
+    return g.op("Conv", x, g.op("Mul", g.normal(WIDTH, WIDTH, 1, 1), g.weight(mask)))
+
+
 def one_live_weight(g, x):
     weights = np.zeros((WIDTH, WIDTH, 1, 1))
     weights[2, 1] = 1e-30
@@ -96,6 +124,9 @@ def network(branch, shape, *, relu=True):
         (dead_relu6, IMAGE),
         (layer_scale_of_zero, IMAGE),
         (zero_product, TOKENS),
+        (mask_in_the_graph, IMAGE),
+        (never_chosen, IMAGE),
+        (minus_itself, IMAGE),
     ],
 )
 def test_a_constant_branch_goes_without_changing_a_bit(branch, shape, relu):
@@ -115,7 +146,17 @@ def test_a_branch_of_zero_leaves_no_node_behind():
     assert [node.op_type for node in collapse_blocks(model, [cut]).graph.node] == ["Tanh", "Relu"]
 
 
-@pytest.mark.parametrize("branch", [one_live_weight, relu_at_the_edge, padded_border, weights_from_outside])
+@pytest.mark.parametrize(
+    "branch",
+    [
+        one_live_weight,
+        relu_at_the_edge,
+        padded_border,
+        weights_from_outside,
+        sometimes_chosen,
+        half_a_mask,
+    ],
+)
 def test_what_may_change_is_not_called_constant(branch):
     model, block = network(branch, IMAGE)
     assert constant_cuts(model, [block]) == []

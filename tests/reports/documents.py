@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lacoot_deploy.reports import ReportDocument
+from lacoot_deploy.reports import ReportResult
 
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -31,7 +31,7 @@ def blocks(count: int, gone: int, prefix: str = "layer") -> list[dict]:
     ]
 
 
-def full(**changes: object) -> ReportDocument:
+def full(**changes: object) -> ReportResult:
     removed = [{"block": f"layer1.{i}", "form": "bypass", "repair": None} for i in range(3)]
     document = {
         "title": "resnet20 on cifar10",
@@ -95,14 +95,14 @@ def full(**changes: object) -> ReportDocument:
         "missing": {},
         "notes": [],
     }  # fmt: skip
-    return ReportDocument.model_validate(document | changes)
+    return ReportResult.model_validate(document | changes)
 
 
-def empty() -> ReportDocument:
+def empty() -> ReportResult:
     network = {"name": "any.onnx", "role": "dense", "blocks": 1, "nodes": 9, "parameters": 100, "macs": None,
                "fingerprint": "00" * 32}  # fmt: skip
     sections = ("answer", "depth", "latency-curve", "distances", "training", "latency", "drift")
-    return ReportDocument.model_validate(
+    return ReportResult.model_validate(
         {
             "title": "any.onnx",
             "networks": [network],
@@ -115,7 +115,7 @@ def empty() -> ReportDocument:
 HOSTILE = "</bdi></td><script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.\x1b[31m\"'&lt;"
 
 
-def hostile() -> ReportDocument:
+def hostile() -> ReportResult:
     """The full document with every text in it replaced by one that would do harm where it was not escaped."""
 
     def spoil(value: object, key: str = "") -> object:
@@ -129,4 +129,4 @@ def hostile() -> ReportDocument:
             return [spoil(v) for v in value]
         return value
 
-    return ReportDocument.model_validate(spoil(full().model_dump()))
+    return ReportResult.model_validate(spoil(full().model_dump()))

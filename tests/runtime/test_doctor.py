@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 from lacoot_deploy.machine import cpu_quota
-from lacoot_deploy.runtime.doctor import diagnose
+from lacoot_deploy.runtime.doctor import doctor
 
 
 def test_the_cpu_works_and_everything_else_says_why_not():
-    doctor = diagnose()
-    reports = {report.name: report for report in doctor.providers}
+    found = doctor()
+    reports = {report.name: report for report in found.providers}
     assert reports["cpu"].works
     assert all(report.works != bool(report.problem) for report in reports.values())
-    assert doctor.auto in reports
-    assert reports[doctor.auto].works
-    assert "onnx" in doctor.versions
-    assert doctor.machine.cpus >= doctor.machine.affinity >= 1
+    assert found.auto in reports
+    assert reports[found.auto].works
+    assert "onnx" in found.versions
+    assert found.machine.cpus >= found.machine.affinity >= 1
 
 
 def test_quotas_of_both_kinds_of_control_groups_are_read(tmp_path):

@@ -18,7 +18,7 @@ from lacoot_deploy.training.methods.layercollapse import LayerCollapse
 from lacoot_deploy.training.methods.layers import Slope
 from lacoot_deploy.training.methods.rounds import Rounds
 from lacoot_deploy.training.recipe import Recipe, load_recipe
-from lacoot_deploy.training.run import Progress, TrainResult, train
+from lacoot_deploy.training.run import Progress, Trained, train
 
 MLP: dict[str, Any] = {
     "model": "mlp",
@@ -76,7 +76,7 @@ def ops(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-def assert_same(ours: TrainResult, theirs: TrainResult) -> None:
+def assert_same(ours: Trained, theirs: Trained) -> None:
     a, b = read_checkpoint(ours.checkpoint), read_checkpoint(theirs.checkpoint)
     assert a.weights.keys() == b.weights.keys()
     assert all(torch.equal(a.weights[name], value) for name, value in b.weights.items())

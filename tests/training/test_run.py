@@ -23,7 +23,7 @@ from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.loop import EpochReport
 from lacoot_deploy.training.measure import measure_blocks
 from lacoot_deploy.training.recipe import Recipe
-from lacoot_deploy.training.run import Progress, TrainResult, train
+from lacoot_deploy.training.run import Progress, Trained, train
 
 SMALL = Recipe(
     model_args={"widths": [8, 16], "blocks": [2, 2]},
@@ -36,7 +36,7 @@ SMALL = Recipe(
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train(SMALL, tmp_path_factory.mktemp("runs") / "small")
 
 
@@ -67,7 +67,7 @@ class Record(Progress):
         self.reports.append(report)
 
 
-def test_a_run_leaves_metrics_checkpoint_and_model(finished: TrainResult) -> None:
+def test_a_run_leaves_metrics_checkpoint_and_model(finished: Trained) -> None:
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert lines[1]["loss"] < lines[0]["loss"]
@@ -77,7 +77,7 @@ def test_a_run_leaves_metrics_checkpoint_and_model(finished: TrainResult) -> Non
     assert not list(finished.folder.glob(".*"))
 
 
-def test_the_manifest_travels_in_the_model(finished: TrainResult) -> None:
+def test_the_manifest_travels_in_the_model(finished: Trained) -> None:
     session = onnxruntime.InferenceSession(str(finished.model), providers=["CPUExecutionProvider"])
     manifest = Manifest.model_validate_json(session.get_modelmeta().custom_metadata_map[MANIFEST_KEY])
     assert [block.name for block in manifest.blocks] == ["layer1.0", "layer1.1", "layer2.1"]
@@ -96,20 +96,20 @@ def test_the_manifest_travels_in_the_model(finished: TrainResult) -> None:
     assert manifest.plan is None
 
 
-def test_every_criterion_that_is_a_distance_finds_it_in_the_manifest(finished: TrainResult) -> None:
+def test_every_criterion_that_is_a_distance_finds_it_in_the_manifest(finished: Trained) -> None:
     measured = {rule.distance for rule in CRITERIA.values()} - {None}
     for block in finished.manifest.blocks:
         assert measured == set(block.distances)
 
 
-def test_recorded_values_are_values_of_the_exported_graph(finished: TrainResult) -> None:
+def test_recorded_values_are_values_of_the_exported_graph(finished: Trained) -> None:
     model = onnx.load(finished.model)
     produced = {name for node in model.graph.node for name in node.output}
     for block in finished.manifest.blocks:
         assert {block.input, block.output} <= produced
 
 
-def test_the_model_takes_any_batch_and_agrees_with_the_reported_accuracy(finished: TrainResult) -> None:
+def test_the_model_takes_any_batch_and_agrees_with_the_reported_accuracy(finished: Trained) -> None:
     session = onnxruntime.InferenceSession(str(finished.model), providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["input"]
     assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
@@ -122,7 +122,7 @@ def test_the_model_takes_any_batch_and_agrees_with_the_reported_accuracy(finishe
     assert accuracy == pytest.approx(finished.epochs[-1].val_accuracy)
 
 
-def test_nothing_of_this_machine_is_in_the_model(finished: TrainResult) -> None:
+def test_nothing_of_this_machine_is_in_the_model(finished: Trained) -> None:
     data = finished.model.read_bytes()
     for trace in (
         b".py",
@@ -139,7 +139,7 @@ def test_nothing_of_this_machine_is_in_the_model(finished: TrainResult) -> None:
     assert model.producer_name == "lacoot-deploy"
 
 
-def test_exporting_the_checkpoint_gives_the_same_file(finished: TrainResult, tmp_path: Path) -> None:
+def test_exporting_the_checkpoint_gives_the_same_file(finished: Trained, tmp_path: Path) -> None:
     target = tmp_path / "again.onnx"
     manifest, drift = export_checkpoint(finished.folder, target)
     assert target.read_bytes() == finished.model.read_bytes()
@@ -147,7 +147,7 @@ def test_exporting_the_checkpoint_gives_the_same_file(finished: TrainResult, tmp
     assert drift.relative < 1e-4
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(finished: TrainResult, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights(finished: Trained, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         train(SMALL, out, progress=InterruptAt(2))
@@ -163,7 +163,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(finished: TrainResult, tm
 
 
 @pytest.mark.slow
-def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResult, tmp_path: Path) -> None:
+def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: Trained, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(SMALL, tmp_path, progress=InterruptAt(1))
     resumed = train(SMALL, tmp_path, resume=True)
@@ -171,7 +171,7 @@ def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(finished: TrainResu
 
 
 def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
-    finished: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = session_module.save_checkpoint
 
@@ -188,14 +188,14 @@ def test_a_checkpoint_that_could_not_be_written_loses_one_epoch_only(
     assert [r.loss for r in resumed.epochs] == [r.loss for r in finished.epochs]
 
 
-def test_a_folder_with_a_run_is_not_overwritten(finished: TrainResult) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(finished: Trained) -> None:
     before = sha256_file(finished.checkpoint)
     with pytest.raises(UsageError, match="holds a run already; give --resume"):
         train(SMALL, finished.folder)
     assert sha256_file(finished.checkpoint) == before
 
 
-def test_another_recipe_cannot_go_on_with_a_run(finished: TrainResult) -> None:
+def test_another_recipe_cannot_go_on_with_a_run(finished: Trained) -> None:
     with pytest.raises(UsageError, match=r"begun with lr = 0\.1, not 0\.05"):
         train(changed(lr=0.05), finished.folder, resume=True)
 
@@ -256,7 +256,7 @@ def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "python:norm_free_net:build"
 
 
-def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
+def weights_of(result: Trained) -> dict[str, torch.Tensor]:
     return read_checkpoint(result.checkpoint).weights
 
 
@@ -280,9 +280,7 @@ def test_dropout_is_resumed_too(own_network: str, tmp_path: Path) -> None:
     assert farthest(weights_of(resumed), weights_of(straight)) == 0
 
 
-def test_frozen_parts_stay_and_the_rest_learns_from_given_weights(
-    finished: TrainResult, tmp_path: Path
-) -> None:
+def test_frozen_parts_stay_and_the_rest_learns_from_given_weights(finished: Trained, tmp_path: Path) -> None:
     start = weights_of(finished)
     recipe = changed(weights=str(finished.checkpoint), freeze=("stem", "layer1"), epochs=1, lr=0.01)
     result = train(recipe, tmp_path / "tuned")
@@ -297,7 +295,7 @@ def test_frozen_parts_stay_and_the_rest_learns_from_given_weights(
     assert result.manifest.source.recipe["weights"] == "checkpoint.safetensors"
 
 
-def test_a_teacher_is_learned_from_and_leaves_no_folder_behind(finished: TrainResult, tmp_path: Path) -> None:
+def test_a_teacher_is_learned_from_and_leaves_no_folder_behind(finished: Trained, tmp_path: Path) -> None:
     recipe = changed(
         teacher=str(finished.folder), distill=1.0, weights=str(finished.checkpoint), epochs=1, lr=1e-4
     )
@@ -311,7 +309,7 @@ def test_a_teacher_is_learned_from_and_leaves_no_folder_behind(finished: TrainRe
     assert result.manifest.source.recipe["teacher"] == finished.folder.name
 
 
-def test_a_teacher_of_other_inputs_is_refused(finished: TrainResult, tmp_path: Path) -> None:
+def test_a_teacher_of_other_inputs_is_refused(finished: Trained, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differently normalised"):
         train(changed(teacher=str(finished.folder), val_fraction=0.3), tmp_path / "student")
 
@@ -332,7 +330,7 @@ def test_every_way_of_training_learns(settings: dict[str, object], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_like_an_eager_one(finished: TrainResult, tmp_path: Path) -> None:
+def test_a_compiled_model_trains_like_an_eager_one(finished: Trained, tmp_path: Path) -> None:
     compiled = train(changed(compile=True), tmp_path / "run")
     assert compiled.epochs[0].loss == pytest.approx(finished.epochs[0].loss, rel=0.02)
     assert compiled.epochs[0].penalty == pytest.approx(finished.epochs[0].penalty, rel=0.05)

@@ -23,7 +23,7 @@ from lacoot_deploy.selection.planning import Limit
 from lacoot_deploy.training.finish import export_checkpoint
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import train
-from lacoot_deploy.workflow.healing import HealSummary, heal_run
+from lacoot_deploy.workflow.healing import HealRunResult, heal_run
 from lacoot_deploy.workflow.inspecting import open_model
 
 DENSE = Recipe(
@@ -55,7 +55,7 @@ def plan_of(run: Path, folder: Path, repair: str = "linear", blocks: tuple[str, 
 
 
 @pytest.fixture(scope="module")
-def healed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HealSummary, Path]:
+def healed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HealRunResult, Path]:
     folder = tmp_path_factory.mktemp("healed")
     return heal_run(run, plan_of(run, folder), folder / "run"), folder
 
@@ -74,7 +74,7 @@ def accuracy_of(model: Path) -> float:
     return 100 * float((logits.argmax(1) == labels).mean())
 
 
-def test_the_healed_network_beats_the_cut_one(healed: tuple[HealSummary, Path], run: Path) -> None:
+def test_the_healed_network_beats_the_cut_one(healed: tuple[HealRunResult, Path], run: Path) -> None:
     summary, folder = healed
     assert summary.cut_val_accuracy == pytest.approx(accuracy_of(folder / "cut.onnx"))
     assert summary.dense_val_accuracy == pytest.approx(accuracy_of(run / "model.onnx"))
@@ -83,7 +83,7 @@ def test_the_healed_network_beats_the_cut_one(healed: tuple[HealSummary, Path], 
     assert summary.epochs == 3
 
 
-def test_healing_costs_nothing_in_the_file(healed: tuple[HealSummary, Path]) -> None:
+def test_healing_costs_nothing_in_the_file(healed: tuple[HealRunResult, Path]) -> None:
     _, folder = healed
     cut, after = (load_model(folder / name) for name in ("cut.onnx", "run/model.onnx"))
     assert model_costs(after).macs == model_costs(cut).macs
@@ -92,7 +92,7 @@ def test_healing_costs_nothing_in_the_file(healed: tuple[HealSummary, Path]) -> 
     )
 
 
-def test_the_file_tells_its_history(healed: tuple[HealSummary, Path], run: Path, tmp_path: Path) -> None:
+def test_the_file_tells_its_history(healed: tuple[HealRunResult, Path], run: Path, tmp_path: Path) -> None:
     summary, folder = healed
     manifest = read_manifest(load_model(folder / "run" / "model.onnx"))
     assert manifest is not None
@@ -142,7 +142,9 @@ def test_refitted_blocks_are_carried_over_exactly(kind: str, run: Path, tmp_path
     assert (tmp_path / "again.onnx").read_bytes() == Path(summary.model).read_bytes()
 
 
-def test_an_interrupted_healing_goes_on(healed: tuple[HealSummary, Path], run: Path, tmp_path: Path) -> None:
+def test_an_interrupted_healing_goes_on(
+    healed: tuple[HealRunResult, Path], run: Path, tmp_path: Path
+) -> None:
     from lacoot_deploy.training.run import Progress
 
     class Interrupt(Progress):
@@ -160,7 +162,7 @@ def test_an_interrupted_healing_goes_on(healed: tuple[HealSummary, Path], run: P
 
 
 def test_what_the_plan_decides_cannot_be_set(
-    healed: tuple[HealSummary, Path], run: Path, tmp_path: Path
+    healed: tuple[HealRunResult, Path], run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="model_args is decided"):
         heal_run(run, healed[1] / "plan.json", tmp_path, overrides=("model_args.blocks=[1, 1]",))
@@ -178,7 +180,7 @@ def test_a_plan_of_another_network_is_refused(run: Path, tmp_path: Path) -> None
 
 
 def test_the_command_heals(
-    healed: tuple[HealSummary, Path], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    healed: tuple[HealRunResult, Path], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = str(healed[1] / "plan.json")
     arguments = ["train", str(run), "--heal", plan, "-o", str(tmp_path / "run"), "--set", "epochs=1"]

@@ -24,7 +24,7 @@ from lacoot_deploy.training.checkpoint import read_checkpoint
 from lacoot_deploy.training.finish import restore_run
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.workflow.healing import heal_run
-from lacoot_deploy.workflow.training import TrainSummary, train
+from lacoot_deploy.workflow.training import TrainResult, train
 
 RECIPE = Recipe(
     method="easier",
@@ -43,7 +43,7 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainSummary:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     return train(RECIPE, tmp_path_factory.mktemp("runs") / "mlp")
 
 
@@ -52,7 +52,7 @@ def logits(path: str | Path, x: np.ndarray) -> np.ndarray:
     return session.run(None, {"input": x})[0]
 
 
-def test_the_file_is_smaller_and_the_same(finished: TrainSummary) -> None:
+def test_the_file_is_smaller_and_the_same(finished: TrainResult) -> None:
     merge = finished.merge
     assert merge is not None
     assert len(merge.linear) == 3
@@ -70,11 +70,11 @@ def test_the_file_is_smaller_and_the_same(finished: TrainSummary) -> None:
         assert logits(path, example.numpy()) == pytest.approx(expected, abs=1e-5)
 
 
-def restored(finished: TrainSummary) -> tuple[torch.nn.Module, torch.Tensor]:
+def restored(finished: TrainResult) -> tuple[torch.nn.Module, torch.Tensor]:
     return restore_run(read_checkpoint(Path(finished.checkpoint)))
 
 
-def test_history_and_rounds_travel_in_the_file(finished: TrainSummary) -> None:
+def test_history_and_rounds_travel_in_the_file(finished: TrainResult) -> None:
     manifest = read_manifest(load_model(finished.model))
     assert manifest is not None
     (record,) = manifest.history
@@ -119,7 +119,7 @@ def test_merging_can_be_left_out(tmp_path: Path) -> None:
     assert done.merge.before == done.merge.after
 
 
-def test_such_a_run_is_not_healed(finished: TrainSummary, tmp_path: Path) -> None:
+def test_such_a_run_is_not_healed(finished: TrainResult, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(
         json.dumps(

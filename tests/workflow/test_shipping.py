@@ -18,7 +18,7 @@ from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError, UsageError, VerificationError
 from lacoot_deploy.graph.model.io import save_model
 from lacoot_deploy.runtime.sessions import open_session
-from lacoot_deploy.shipping.account import Account
+from lacoot_deploy.shipping.account import ShipResult
 from lacoot_deploy.shipping.carry import manifest_of
 from lacoot_deploy.shipping.proof import Proof, Prover
 from lacoot_deploy.shipping.trials import CPU
@@ -187,7 +187,7 @@ def test_the_command_ends_with_4_where_a_named_conversion_is_left_out(files, tmp
     options = ["--data", f"npz:{data}", "-o", str(tmp_path / "out"), "--no-bench", "--json"]
     code = run(["ship", dense, short, "--convert", "fixed", "--max-drop", "0", *options])
     document = json.loads(capsys.readouterr().out)
-    account = Account.model_validate(document)
+    account = ShipResult.model_validate(document)
     drop = account.files[2].score.drop
     assert code == (4 if drop > 0 else 0)
     assert [line.verdict for line in account.files[2:]] == ["shipped", "left out" if drop > 0 else "shipped"]

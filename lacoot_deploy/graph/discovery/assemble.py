@@ -268,7 +268,7 @@ class _Assembler:
                 [group.output],
                 kept=[group.input],
                 released=_private(group),
-                live=self.finder.live,
+                idle=self.finder.idle,
             )
         if form is Form.SHORTCUT:
             # The merge goes too, and its readers read the skip operand instead: only the branch loses a reader.
@@ -281,7 +281,7 @@ class _Assembler:
                 kept=kept,
                 dropped=dropped,
                 released=_private(group),
-                live=self.finder.live,
+                idle=self.finder.idle,
             )
             merges = [add for add, _ in adds if not add.fused]
             return sorted(

@@ -62,19 +62,20 @@ def _either_way(product: Node) -> tuple[tuple[str, str], ...]:
 
 
 def _gate(graph: GraphIndex, x: str, gate: str, is_linear: Callable[[Node], bool]) -> list[Node] | None:
-    """The nodes from a value to the gate on it, which end in a squashing function, perhaps taken from one."""
-    found = between(graph, x, gate)
-    if found is None or not any(map(is_linear, found)):
+    """The nodes from a value to the gate on it, which ends in a squashing function, perhaps taken from one."""
+    if not _is_squashed(graph, gate):
         return None
-    at = gate
+    found = between(graph, x, gate)
+    return found if found is not None and any(map(is_linear, found)) else None
+
+
+def _is_squashed(graph: GraphIndex, value: str) -> bool:
     for _ in range(6):
-        node = graph.producer.get(at)
-        if node is None:
-            return None
-        if node.op in _SQUASHING:
-            return found
+        node = graph.producer.get(value)
+        if node is None or node.op in _SQUASHING:
+            return node is not None
         sources = [name for name in node.data if name in graph.dynamic]
         if node.op not in LAYOUT | {"Sub", "Add", "Mul", "Div"} or len(sources) != 1:
-            return None
-        at = sources[0]
-    return None
+            return False
+        value = sources[0]
+    return False

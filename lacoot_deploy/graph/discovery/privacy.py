@@ -25,8 +25,7 @@ def private_results(
     if graph.parent is not None:
         return ()
     aside, results = _ahead(graph, read, inside, live)
-    ahead, _ = _ahead(graph, merge.outputs, (), live)
-    if not results or not aside.isdisjoint(ahead):
+    if not results or (aside and not aside.isdisjoint(_ahead(graph, merge.outputs, (), live)[0])):
         return ()
     return tuple(name for name in graph.outputs if name in results)
 
@@ -62,10 +61,21 @@ def private_inputs(
     """
     dead, made = {node.index for node in gone}, frozenset(graph.producer)
     found = []
-    for name in graph.inputs:
+    for name in _behind(graph, released, kept):
         nodes, around = _ahead(graph, [name], dead, made)
-        if name in kept or any(graph.position(value) in nodes for value in kept):
-            continue
-        if around <= set(released) and not _ahead(graph, [name], (), made)[1].isdisjoint(released):
+        aside = not any(graph.position(value) in nodes for value in kept)
+        if aside and around <= set(released):
             found.append(name)
-    return tuple(found)
+    return tuple(name for name in graph.inputs if name in found)
+
+
+def _behind(graph: GraphIndex, values: Iterable[str], stop: Collection[str]) -> list[str]:
+    """The inputs that values are computed from by data, without what they owe to some values."""
+    seen, stack = {*values, *stop}, list(values)
+    while stack:
+        node = graph.producer.get(stack.pop())
+        if node is not None:
+            new = [name for name in node.data if name not in seen]
+            seen.update(new)
+            stack.extend(new)
+    return [name for name in graph.inputs if name in seen and name not in stop]

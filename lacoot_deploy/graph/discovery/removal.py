@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from lacoot_deploy.graph.model.index import GraphIndex, Node
 
@@ -14,7 +15,7 @@ def dead_after(
     kept: Iterable[str],
     dropped: Sequence[tuple[Node, str]] = (),
     released: Collection[str] = (),
-    live: frozenset[str],
+    idle: AbstractSet[int],
 ) -> list[Node]:
     """Nodes that die when values lose all readers, or single operands are taken from nodes that stay.
 
@@ -26,12 +27,11 @@ def dead_after(
         kept: Values that gain readers, and stay.
         dropped: Operands that single nodes stop reading.
         released: Results of the graph that go as well.
-        live: Values that some result of the graph depends on.
+        idle: Positions of the nodes that contribute to no result.
 
     Returns:
         The nodes in topological order.
     """
-    idle = {node.index for node in graph.nodes if live.isdisjoint(node.outputs)}
     lost: dict[str, set[int]] = {}
     for node, name in dropped:
         lost.setdefault(name, set(idle)).add(node.index)
@@ -59,7 +59,7 @@ def _unread(
     graph: GraphIndex,
     name: str,
     dead: dict[int, Node],
-    lost: set[int],
+    lost: AbstractSet[int],
     forced: set[str],
     needed: set[str],
 ) -> bool:

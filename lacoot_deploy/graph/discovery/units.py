@@ -279,7 +279,7 @@ class Finder:
             f"The model's output {candidate.private[0]} comes out of the branch and belongs to it alone; "
             f"--drop-private-io takes such outputs and inputs along."
         )
-        return Reason("interior_read", text, tuple(dict.fromkeys((*read, *candidate.private)))[:8])
+        return Reason("interior_read", text, tuple(read[:8]))
 
     def _rest_can_go(self, candidate: Candidate, read: Sequence[str], allowed: set[int]) -> bool:
         """Whether what others read of a branch can stay while work goes: a shared first norm, a sum of skips.
@@ -303,6 +303,11 @@ class Finder:
         scopes = [self.scopes.of(node) for node in candidate.own if self.is_linear(node)]
         where = common([self.scopes.of(candidate.merge), *scopes])
         return bool(where) and where != self._whole
+
+    @cached_property
+    def idle(self) -> frozenset[int]:
+        """Positions of the nodes that contribute to no result."""
+        return frozenset(node.index for node in self.graph.nodes if self.live.isdisjoint(node.outputs))
 
     @cached_property
     def _whole(self) -> Scope:

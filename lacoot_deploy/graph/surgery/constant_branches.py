@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.graph.model.walk import attribute, attributes_of
+from lacoot_deploy.graph.surgery.constants import folded_constants
 from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 Float64 = NDArray[np.float64]
@@ -119,6 +120,7 @@ class _Ranges:
         for node in graph.node:
             if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
                 self._weights[node.output[0]] = node.attribute[0].t
+        self._weights.update(folded_constants(model, self._weights, folder))
         self._producer = {name: node for node in graph.node for name in node.output if name}
 
     def of(self, value: str, start: str) -> Range:
@@ -162,7 +164,20 @@ class _Ranges:
             return self._norm(node, values[0])
         if kind in ("Add", "Mul"):
             return self._combine(node, values)
+        if kind == "Where":
+            return self._choice(node, values)
+        if kind == "Sub" and node.input[0] == node.input[1]:
+            return Range(np.zeros(1), np.zeros(1))
         return ANY
+
+    def _choice(self, node: onnx.NodeProto, values: list[Range]) -> Range:
+        """What a `Where` gives whose condition is one and the same everywhere."""
+        condition = self._array(node.input[0])
+        if condition is None or condition.size == 0 or condition.any() != condition.all():
+            return ANY
+        slot = 1 if condition.any() else 2
+        array = self._array(node.input[slot])
+        return values[slot] if array is None else _vector(np.asarray(array, dtype=np.float64)) or ANY
 
     def _array(self, name: str) -> Float64 | None:
         tensor = self._weights.get(name)
