@@ -120,9 +120,14 @@ class Parts:
         if key not in self._cuts:
             whole = self._opener.splitter.whole(block)
             model = self._opener.part_model(whole, values)
-            for output in model.graph.output:
-                output.type.CopyFrom(type_of(types[output.name]))
-            cut = collapse_blocks(model, [Cut(replace(block, dtype=str(types[block.output].dtype)), form)])
+            # What nothing but the block itself reads is kept of no run: its output is of the type of its input.
+            known = {block.output: values[block.input], **types} if block.input in values else types
+            wanted = [output for output in model.graph.output if output.name in known]
+            for output in wanted:
+                output.type.CopyFrom(type_of(known[output.name]))
+            del model.graph.output[:]
+            model.graph.output.extend(wanted)
+            cut = collapse_blocks(model, [Cut(replace(block, dtype=str(known[block.output].dtype)), form)])
             self._cuts[key] = (tuple(v.name for v in cut.graph.input), self._opener.model(cut))
         inputs, session = self._cuts[key]
         return session.run({name: values[name] for name in inputs})

@@ -157,3 +157,30 @@ def test_configurations_beside_the_model_are_copied_with_the_layers_that_are_lef
             "past_key_values.0.value",
         ],
     )
+
+
+def test_layers_of_a_fused_decoder_are_chosen_on_data_and_go_with_their_caches(tmp_path):
+    """Sum and norm come out of one node: trials feed both on, and the file that is written lacks the layer's cache."""
+    from lacoot_deploy.data.options import DataOptions
+    from lacoot_deploy.selection.limits import Limit
+    from lacoot_deploy.selection.options import SearchOptions
+    from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
+
+    model = decoder("group query", range(2))
+    onnx.save(model, tmp_path / "m.onnx")
+    random = np.random.default_rng(0)
+    feeds = {"input_ids": random.integers(0, 48, (16, 3)), "attention_mask": np.ones((16, 5), np.int64)}
+    for value in model.graph.input[2:]:
+        feeds[value.name] = random.standard_normal((16, 2, 2, 16)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", **feeds)
+    request = CollapseRequest(
+        tmp_path / "m.onnx",
+        tmp_path / "o.onnx",
+        Limit(count=1),
+        data=DataOptions(f"npz:{tmp_path / 'd.npz'}"),
+        search=SearchOptions(repair="none", private_io="renumber"),
+    )
+    result = run_collapse(request)
+    gone = int(result.plan.steps[0].block.rpartition(".")[2])
+    short = onnx.load(tmp_path / "o.onnx")
+    assert generate(short, PROMPT, 6) == generate(decoder("group query", [1 - gone]), PROMPT, 6)
