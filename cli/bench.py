@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lacoot_deploy.numerals import significant
+from lacoot_deploy.numerals import counted, significant
 
 from .options import (
     PATH,
@@ -19,6 +19,7 @@ from .options import (
     bench_group,
     data_group,
     declared,
+    group,
     output_group,
     runtime_group,
 )
@@ -26,7 +27,7 @@ from .render import note, say, table
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
-    from lacoot_deploy.bench.result import BenchResult, ModelLatency
+    from lacoot_deploy.bench.result import BenchResult, BlockLatencies, Environment, ModelLatency
     from lacoot_deploy.data.options import DataOptions
     from lacoot_deploy.runtime.options import Runtime
 
@@ -47,12 +48,21 @@ _MORE = (
 )
 
 
+class Gates(NamedTuple):
+    """What the pair must show; None for no gate."""
+
+    speedup: float | None
+    fail_if_slower: float | None
+
+
 @click.command("bench", cls=Command)
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH, required=False)
 @bench_group(*_MORE)
-@declared(
-    Headed("Measuring", "--per-block", is_flag=True, help="Tell where A's time goes, by block."),
+@declared(Headed("Measuring", "--per-block", is_flag=True, help="Tell where A's time goes, by block."))
+@group(
+    "gates",
+    lambda values: Gates(values["require_speedup"], values["fail_if_slower"]),
     Headed(
         "Gates", "--require-speedup", type=float, help="Fail (exit 6) unless B is that many times as fast."
     ),
@@ -72,8 +82,7 @@ def command(
     b: Path | None,
     timing: BenchOptions,
     per_block: bool,
-    require_speedup: float | None,
-    fail_if_slower: float | None,
+    gates: Gates,
     data: DataOptions | None,
     runtime: Runtime,
     out: Output,
@@ -89,7 +98,7 @@ def command(
     """
     from lacoot_deploy.workflow.benching import benchmark
 
-    if b is None and (require_speedup is not None or fail_if_slower is not None):
+    if b is None and gates != Gates(None, None):
         raise click.UsageError("--require-speedup and --fail-if-slower compare two models: give B.")
     with out.progress() as report:
         result = benchmark(
@@ -102,7 +111,7 @@ def command(
             progress=lambda done, total: report(done, total, "measuring"),
         )
     out.result(result, partial(show, verbose=out.verbose, quiet=out.quiet))
-    result.require(speedup=require_speedup, fail_if_slower=fail_if_slower)
+    result.require(speedup=gates.speedup, fail_if_slower=gates.fail_if_slower)
 
 
 def show(result: BenchResult, *, verbose: int = 0, quiet: bool = False) -> None:
@@ -141,20 +150,37 @@ def show(result: BenchResult, *, verbose: int = 0, quiet: bool = False) -> None:
             ),
         ],
     )
-    environment = result.environment
-    device = environment.gpu or environment.cpu
-    say(
-        f"batch {environment.batch} on {environment.provider} ({device}), ONNX Runtime {environment.onnxruntime}"
-        + (
-            ""
-            if environment.threads is None
-            else f", {environment.threads} thread{'s' * (environment.threads > 1)}"
-        )
-        + ("" if environment.tf32 is None else f", TF32 {'on' if environment.tf32 else 'off'}")
-        + (", inputs and outputs on the device" if environment.io_binding else "")
-    )
+    say(environment_line(result.environment))
     for name, model in zip(names, models, strict=True):
         _show_placement(name, model, verbose)
+    _show_variants(result, quiet=quiet)
+    if result.per_block is not None:
+        _show_blocks(result.per_block)
+    if result.realised is not None:
+        say(
+            f"The blocks missing in B promised a speed-up of {significant(result.realised.expected_speedup)}; "
+            f"{100 * result.realised.share:.0f} % of that saving is there."
+        )
+    if result.verdict is not None and result.ci95 is not None and result.speedup is not None:
+        say(verdict_line(result))
+    for warning in result.warnings:
+        note(f"warning: {warning}", quiet=quiet)
+
+
+def environment_line(environment: Environment) -> str:
+    """Where it was measured."""
+    parts = [
+        f"batch {environment.batch} on {environment.provider} ({environment.gpu or environment.cpu})",
+        f"ONNX Runtime {environment.onnxruntime}",
+    ]
+    if environment.threads is not None:
+        parts.append(counted(environment.threads, "thread"))
+    if environment.tf32 is not None:
+        parts.append(f"TF32 {'on' if environment.tf32 else 'off'}")
+    return ", ".join([*parts, *(["inputs and outputs on the device"] if environment.io_binding else [])])
+
+
+def _show_variants(result: BenchResult, *, quiet: bool) -> None:
     for name, variant in result.variants.items():
         what = name.replace("_", " ")
         if variant.speedup is not None and variant.ci95 is not None:
@@ -167,27 +193,23 @@ def show(result: BenchResult, *, verbose: int = 0, quiet: bool = False) -> None:
             say(f"with {what}: {significant(variant.a_ms)} ms")
         elif variant.reason is not None:
             note(f"with {what}: {variant.reason}", quiet=quiet)
-    if result.per_block is not None:
-        total = result.per_block.total_ms
-        blocks = [(block.name, block.ms) for block in result.per_block.blocks]
-        blocks.append(("all else", result.per_block.rest_ms))
-        longest = max(ms for _, ms in blocks) or 1.0
-        table(
-            [("block", "left"), ("ms", "right"), ("share", "right"), ("", "left")],
+
+
+def _show_blocks(found: BlockLatencies) -> None:
+    blocks = [*((block.name, block.ms) for block in found.blocks), ("all else", found.rest_ms)]
+    longest = max(ms for _, ms in blocks) or 1.0
+    table(
+        [("block", "left"), ("ms", "right"), ("share", "right"), ("", "left")],
+        [
             [
-                [name, significant(ms), f"{100 * ms / total:.0f} %", "█" * max(round(24 * ms / longest), 0)]
-                for name, ms in blocks
-            ],
-        )
-    if result.realised is not None:
-        say(
-            f"The blocks missing in B promised a speed-up of {significant(result.realised.expected_speedup)}; "
-            f"{100 * result.realised.share:.0f} % of that saving is there."
-        )
-    if result.verdict is not None and result.ci95 is not None and result.speedup is not None:
-        say(verdict_line(result))
-    for warning in result.warnings:
-        note(f"warning: {warning}", quiet=quiet)
+                name,
+                significant(ms),
+                f"{100 * ms / found.total_ms:.0f} %",
+                "█" * max(round(24 * ms / longest), 0),
+            ]
+            for name, ms in blocks
+        ],
+    )
 
 
 def _figure(model: ModelLatency, key: str, unit: str) -> str:

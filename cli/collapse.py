@@ -19,6 +19,9 @@ from lacoot_deploy.selection.names import (
     SEARCHES,
 )
 
+from .heal import HEALING, healing
+from .heal import SHARED as HEALING_OPTIONS
+from .heal import show as show_healing
 from .linear import score_heading, show_linearised
 from .options import (
     PATH,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from lacoot_deploy.runtime.options import Runtime
     from lacoot_deploy.selection.limits import Limit
     from lacoot_deploy.selection.options import LineariseOptions, SearchOptions
+    from lacoot_deploy.workflow.collapse_heal import HealAfter, HealedCollapse
     from lacoot_deploy.workflow.collapsing import CollapseResult
 
 FAR, CHOOSING, PLACE, ACTIVATIONS = "How far to go", "Choosing", "Putting in place", "Activations"
@@ -175,10 +179,35 @@ def _asked(values: Values) -> Asked:
     return Asked(limit(named if about is not None else named | far), search, linearise)
 
 
+def _heal_after(values: Values) -> HealAfter | None:
+    """How to heal; None where `--heal` is not given."""
+    if not values["heal"]:
+        if values["candidates"] > 1:
+            raise click.UsageError("--candidates needs --heal.")
+        return None
+    from lacoot_deploy.workflow.collapse_heal import HealAfter
+
+    return HealAfter(healing(values), values["candidates"])
+
+
 @click.command("collapse", cls=Command)
 @click.argument("model", type=PATH)
 @group("asked", _asked, *_ASKED)
 @declared(Headed(FAR, "--plan", "plan_file", type=PATH, help="Apply a plan written by an earlier run."))
+@group(
+    "after",
+    _heal_after,
+    Headed(HEALING, "--heal", is_flag=True, help="Teach the network that is left what MODEL answers."),
+    Headed(
+        HEALING,
+        "--candidates",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Heal that many plans for a short time, go on with the best.",
+    ),
+    *HEALING_OPTIONS,
+)
 @data_group(split="val")
 @dims_group("Size of a free dimension to measure times at  [default: that of the data]")
 @runtime_group()
@@ -202,6 +231,7 @@ def command(
     model: Path,
     asked: Asked,
     plan_file: Path | None,
+    after: HealAfter | None,
     data: DataOptions | None,
     dims: dict[str, int],
     runtime: Runtime,
@@ -225,6 +255,7 @@ def command(
       lacoot-deploy collapse model.onnx --max-drop 1 --data cifar10:cifar10.zip
       lacoot-deploy collapse any.onnx --blocks layer3.1,layer4.1 -o short.onnx
       lacoot-deploy collapse mlp.onnx --linearise auto --max-drop 1 --data digits
+      lacoot-deploy collapse model.onnx --count 8 --heal --data npz:calib.npz
     """
     from lacoot_deploy.workflow.collapsing import CollapseRequest, run_collapse
 
@@ -240,16 +271,48 @@ def command(
         probe=probe,
         **files,
     )
+    if after is not None:
+        from lacoot_deploy.workflow.collapse_heal import run_collapse_heal
+
+        with out.progress() as report:
+            healed = run_collapse_heal(request, after, progress=report)
+        out.result(healed, _show_healed, notes=(*healed.notes, *healed.healing.notes))
+        return
     with out.progress() as report:
         result = run_collapse(request, progress=report)
     out.result(result, show, notes=tuple(result.notes))
+
+
+def _show_healed(result: HealedCollapse) -> None:
+    """Print what went, which plans were tried, and what healing was worth."""
+    show(result, named=False)
+    rows = [
+        [
+            f"{one.name}{' (goes on)' if one.chosen else ''}",
+            significant(one.before.drift),
+            significant(one.after.drift),
+            significant(one.after.agreement, 4),
+        ]
+        for one in result.plan.evidence.candidates or ()
+    ]
+    if rows:
+        table(
+            [
+                ("plan", "left"),
+                ("drift", "right"),
+                ("drift healed", "right"),
+                ("agreement healed %", "right"),
+            ],
+            rows,
+        )
+    show_healing(result.healing)
 
 
 def _kind(step: PlanStep) -> str:
     return "none" if step.repair is None else step.repair.kind
 
 
-def show(result: CollapseResult) -> None:
+def show(result: CollapseResult, *, named: bool = True) -> None:
     """Print what went and what it changed."""
     belief = result.plan.evidence.belief
     if belief is not None:
@@ -269,7 +332,8 @@ def show(result: CollapseResult) -> None:
     confirmed = result.plan.evidence.confirming
     if confirmed is not None and confirmed.collapsed is not None:
         say(confirmed_line(result.plan.evidence.judged_by, confirmed, confirmed.collapsed))
-    say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
+    if named:
+        say("Dry run: nothing written." if result.output is None else f"Wrote {result.output}.")
 
 
 def confirmed_line(judged: str | None, found: Confirmation, after: QualityRecord) -> str:

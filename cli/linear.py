@@ -131,14 +131,17 @@ def show_linearised(result: CollapseResult) -> None:
         # Without data there is nothing to say but which.
         width = len(columns) if plan.evidence.measured else 2
         table(columns[:width], [row[:width] for row in rows])
-    if plan.merge is None:
-        return
+    if plan.merge is not None:
+        _show_merges(result)
+
+
+def _show_merges(result: CollapseResult) -> None:
     pairs = [merge for merge in result.merges if merge.second]
     weighty = [merge for merge in pairs if merge.macs is not None and merge.parameters is not None]
     folded = len(pairs) - len(weighty)
     free = f", {folded} of them a map per channel folded into its neighbour" if folded else ""
     say(
-        f"Merged {counted(len(pairs), 'pair')} of linear operators (--merge {plan.merge}){free}"
+        f"Merged {counted(len(pairs), 'pair')} of linear operators (--merge {result.plan.merge}){free}"
         + ":."[not weighty]
     )
     if weighty:

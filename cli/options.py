@@ -234,11 +234,18 @@ def _runtime(values: Values) -> Runtime:
     )
 
 
-def bench_group(*options: Headed) -> Callable[[_F], _F]:
-    """How latency is measured, as `BenchOptions`: `--min-time`, `--batch`, and what else a command has of them."""
+def bench_group(*options: Headed, switch: bool = False) -> Callable[[_F], _F]:
+    """How latency is measured, as `BenchOptions`: `--min-time`, `--batch`, and what else a command has of them.
+
+    Args:
+        options: What else it has.
+        switch: Whether `--bench` asks for it; without it the command gets None.
+    """
+    asked = [Headed("Measuring", "--bench", is_flag=True, help="Measure latency as well.")] if switch else []
     return group(
         "timing",
         _bench,
+        *asked,
         Headed(
             "Measuring",
             "--min-time",
@@ -252,7 +259,9 @@ def bench_group(*options: Headed) -> Callable[[_F], _F]:
     )
 
 
-def _bench(values: Values) -> BenchOptions:
+def _bench(values: Values) -> BenchOptions | None:
+    if not values.get("bench", True):
+        return None
     from dataclasses import fields
 
     from lacoot_deploy.bench.options import BenchOptions

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
         type=PATH,
         help="The control: a shallow network trained from scratch.",
     ),
-    Headed("Measuring", "--bench", is_flag=True, help="Measure latency as well."),
 )
-@bench_group()
+@bench_group(switch=True)
 @data_group(split="test")
 @runtime_group()
 @output_group(
@@ -50,9 +49,8 @@ def command(
     inputs: tuple[Path, ...],
     output: Path,
     scratch: Path | None,
-    bench: bool,
     title: str | None,
-    timing: BenchOptions,
+    timing: BenchOptions | None,
     data: DataOptions | None,
     runtime: Runtime,
     out: Output,
@@ -77,7 +75,7 @@ def command(
             output,
             scratch=scratch,
             data=data,
-            bench=timing if bench else None,
+            bench=timing,
             runtime=runtime,
             title=title,
             progress=told,

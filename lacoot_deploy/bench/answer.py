@@ -56,69 +56,22 @@ def build_result(
         memory: What each took, where that was measured.
     """
     found = response.contestants
-    machine = describe_machine()
-    environment = Environment(
-        cpu=machine.cpu,
-        cpus=machine.cpus,
-        affinity=machine.affinity,
-        quota=machine.quota,
-        gpu=gpu_name() if response.provider in NVIDIA else None,
-        system=machine.system,
-        load_before=response.activity.load_before,
-        load_after=response.activity.load_after,
-        other_cpu=response.activity.other_cpu,
-        throttled=response.activity.throttled,
-        stolen_share=response.activity.stolen_share,
-        overheated=response.activity.overheated,
-        gpu_slowed=response.activity.gpu_slowed,
-        onnxruntime=response.onnxruntime,
-        python=platform.python_version(),
-        provider=response.provider,
-        why=response.why,
-        provider_options=dict(request.runtime.provider_options),
-        threads=request.runtime.threads,
-        thread_pool=response.thread_pool,
-        optimization=request.options.optimization,
-        tf32=(request.options.use_tf32 is not False) if response.provider == "cuda" else None,
-        io_binding=response.io_binding,
-        cuda_graph=request.options.cuda_graph,
-        batch=response.batch,
-        shapes=response.shapes,
-        inputs="given" if request.feeds else f"generated (seed {request.options.seed})",
-        rounds=len(found["a"].samples),
-        seed=request.options.seed,
-        seconds=0.0,
-    )
+    environment = _environment(request, response)
     models = {name: _latency(files[name], found[name], response.batch, memory.get(name)) for name in files}
     result = BenchResult(
         a=models["a"],
         environment=environment,
         samples=RawSamples(a=_raw(found["a"].samples)),
     )
-    floor = None
     if "b" in models:
-        rounds, own = log_ratios(found), log_ratios(found, "a_again")
-        ratio = ratio_interval(rounds, seed=request.options.seed)
-        floor = noise_floor(ratio_interval(own, seed=request.options.seed))
         result.b = models["b"]
-        result.speedup, result.ci95 = ratio.value, (ratio.low, ratio.high)
-        result.noise_floor = floor
-        result.verdict = verdict(ratio, floor)
-        result.smallest_detectable = smallest_detectable(ratio, floor)
-        result.pairs = sum(len(pairs) for pairs in rounds)
-        result.samples = RawSamples(
-            a=_raw(found["a"].samples),
-            a_again=_raw(found["a_again"].samples),
-            b=_raw(found["b"].samples),
-            log_ratios=[[round(float(v), 6) for v in pairs] for pairs in rounds],
-            self_log_ratios=[[round(float(v), 6) for v in pairs] for pairs in own],
-        )
+        _add_pair(result, found, request.options.seed)
     result.warnings = noise_warnings(
         response.activity,
-        cpus=machine.affinity,
-        quota=machine.quota,
+        cpus=environment.affinity,
+        quota=environment.quota,
         threads=request.runtime.threads,
-        floor=floor,
+        floor=result.noise_floor,
         unstable=[files[name].label for name in files if not found[name].stable],
     )
     if result.b is not None and result.ci95 is not None:
@@ -133,6 +86,54 @@ def build_result(
             f"{environment.rounds} round(s) of fresh sessions say little about how sessions differ; use 5 or more."
         )
     return result
+
+
+def _add_pair(result: BenchResult, found: Mapping[str, ContestantReport], seed: int) -> None:
+    """What follows from the pairs: the speed-up with its interval, held against A beside itself."""
+    rounds, own = log_ratios(found), log_ratios(found, "a_again")
+    ratio, floor = ratio_interval(rounds, seed=seed), noise_floor(ratio_interval(own, seed=seed))
+    result.speedup, result.ci95 = ratio.value, (ratio.low, ratio.high)
+    result.noise_floor, result.verdict = floor, verdict(ratio, floor)
+    result.smallest_detectable = smallest_detectable(ratio, floor)
+    result.pairs = sum(len(pairs) for pairs in rounds)
+    result.samples = RawSamples(
+        a=_raw(found["a"].samples),
+        a_again=_raw(found["a_again"].samples),
+        b=_raw(found["b"].samples),
+        log_ratios=[[round(float(v), 6) for v in pairs] for pairs in rounds],
+        self_log_ratios=[[round(float(v), 6) for v in pairs] for pairs in own],
+    )
+
+
+def _environment(request: Request, response: Response) -> Environment:
+    """Where and how it was measured; the caller adds how long that took."""
+    machine, runtime, options = describe_machine(), request.runtime, request.options
+    return Environment(
+        cpu=machine.cpu,
+        cpus=machine.cpus,
+        affinity=machine.affinity,
+        quota=machine.quota,
+        gpu=gpu_name() if response.provider in NVIDIA else None,
+        system=machine.system,
+        **vars(response.activity),
+        onnxruntime=response.onnxruntime,
+        python=platform.python_version(),
+        provider=response.provider,
+        why=response.why,
+        provider_options=dict(runtime.provider_options),
+        threads=runtime.threads,
+        thread_pool=response.thread_pool,
+        optimization=options.optimization,
+        tf32=(options.use_tf32 is not False) if response.provider == "cuda" else None,
+        io_binding=response.io_binding,
+        cuda_graph=options.cuda_graph,
+        batch=response.batch,
+        shapes=response.shapes,
+        inputs="given" if request.feeds else f"generated (seed {options.seed})",
+        rounds=len(response.contestants["a"].samples),
+        seed=options.seed,
+        seconds=0.0,
+    )
 
 
 def _latency(file: ModelFile, report: ContestantReport, batch: int, memory: Response | None) -> ModelLatency:

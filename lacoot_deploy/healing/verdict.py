@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from lacoot_deploy.tasks import Quality
+
+
+class Scored(Protocol):
+    """What records keep of a network's quality."""
+
+    agreement: float
+    drift: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,22 @@ def better(state: Quality, best: Quality) -> bool:
     """Whether a state is to be preferred: the smaller drift, unless agreement falls by more than chance."""
     gain = _gain(state.agreement, best.agreement, best.higher)
     slack = 0.5 * _slack(best, best.agreement)
+    if gain > slack:
+        return state.drift <= 1.05 * best.drift
+    return gain >= -slack and state.drift < best.drift
+
+
+def preferred(state: Scored, best: Scored, samples: int) -> bool:
+    """Whether a healed candidate is better than the best so far: by the rule of `better`, from what records hold.
+
+    Args:
+        state: How it did on the samples held back.
+        best: How the best so far did there.
+        samples: How many they are.
+    """
+    share = min(max(best.agreement / 100.0, 0.0), 1.0)
+    slack = 50.0 * math.sqrt(share * (1 - share) / max(samples, 1))
+    gain = state.agreement - best.agreement
     if gain > slack:
         return state.drift <= 1.05 * best.drift
     return gain >= -slack and state.drift < best.drift

@@ -15,7 +15,7 @@ from lacoot_deploy.manifest.evidence import (
     StepEvidence,
     TaskChoice,
 )
-from lacoot_deploy.manifest.healing import HealQuality, HealRecord
+from lacoot_deploy.manifest.healing import CandidateRecord, HealQuality, HealRecord
 from lacoot_deploy.manifest.manifest import (
     MANIFEST_KEY,
     MAX_MANIFEST_BYTES,
@@ -51,6 +51,7 @@ __all__ = [
     "ArrayRecord",
     "BeliefRecord",
     "BlockRecord",
+    "CandidateRecord",
     "CollapseRecord",
     "Confirmation",
     "ConversionRecord",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from lacoot_deploy.manifest.healing import CandidateRecord
 from lacoot_deploy.manifest.records import Record
 
 
@@ -142,6 +143,7 @@ class PlanEvidence(Noted):
         belief: What trying the labels on the dense network showed.
         timed: Shape of each input that times were measured at.
         notes: What a reader should know of the search, such as maps that the samples do not suffice for.
+        candidates: Plans that were healed for a short time, of which this one went on.
         blocks: Of a plan that also makes activations linear: the evidence for its blocks.
     """
 
@@ -156,6 +158,7 @@ class PlanEvidence(Noted):
     belief: BeliefRecord | None = None
     timed: dict[str, list[int]] | None = None
     notes: list[str] | None = None
+    candidates: list[CandidateRecord] | None = None
     blocks: PlanEvidence | None = None
 
 

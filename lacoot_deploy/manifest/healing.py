@@ -25,6 +25,30 @@ class HealQuality(Record):
     divergence: float
 
 
+class CandidateRecord(Record):
+    """One of several plans that were healed for a short time before one went on.
+
+    Attributes:
+        name: `search`, `every second`, `in a row` or `slowest`.
+        blocks: The blocks that went.
+        before: The cut network on the samples held back.
+        after: The healed one.
+        measure: Name of the score.
+        samples: How many samples were held back.
+        seconds: What its healing took.
+        chosen: Whether it went on.
+    """
+
+    name: str
+    blocks: list[str]
+    before: HealQuality
+    after: HealQuality
+    measure: str
+    samples: int
+    seconds: float
+    chosen: bool = False
+
+
 class HealRecord(Record):
     """One healing: what was trained, on what, for how long, and what it was worth.
 

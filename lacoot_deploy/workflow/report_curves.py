@@ -8,7 +8,7 @@ import numpy as np
 
 from lacoot_deploy.data.options import portable
 from lacoot_deploy.manifest import Plan
-from lacoot_deploy.reports.records import Cost, Curve, Gain, Point, Removed, Scratch
+from lacoot_deploy.reports.records import Answer, Cost, Curve, Point, Scratch
 from lacoot_deploy.workflow.report_inputs import Cast, GivenModel, ResultsTable, TableRow
 
 CURVES = 12
@@ -24,79 +24,75 @@ WAYS: tuple[tuple[str, str, Callable[[TableRow], bool]], ...] = (
 
 def curves_of(
     parts: Cast,
-    cost: Cost | None,
-    gain: Gain | None,
-    scratch: Scratch | None,
-    removed: Sequence[Removed],
+    answer: Answer,
     plan: Plan | None,
-    steps: Mapping[int, float],
     tables: Sequence[ResultsTable],
+    *,
+    steps: Mapping[int, float],
     others: Sequence[Point],
 ) -> tuple[str, list[Curve]]:
     """Score against depth and latency: the search, the tables, the networks measured, and the controls.
 
     Args:
         parts: The networks.
-        cost: What the removal cost.
-        gain: What it gained.
-        scratch: The control.
-        removed: What went.
+        answer: What went, what it cost and gained, and the control.
         plan: The plan behind it, where it is known.
-        steps: Relative latency of the dense network cut by so many steps of the plan.
         tables: Results tables.
+        steps: Relative latency of the dense network cut by so many steps of the plan.
         others: Further collapsed networks.
 
     Returns:
         What the scores are (`accuracy` or `agreement`), and the curves.
     """
+    cost, scratch = answer.cost, answer.scratch
     metric = "agreement" if cost is not None and cost.metric.startswith("agreement") else "accuracy"
-    curves = []
-    search = _search_curve(plan, metric, steps)
-    if search is not None:
-        curves.append(search)
+    control = _control_curve(parts, scratch) if scratch is not None and metric == "accuracy" else None
+    curves = [_search_curve(plan, metric, steps)]
     if metric == "accuracy":
         found = [curve for table in _relevant(tables, parts.dense) for curve in _table_curves(table)]
-        measured = scratch is not None and parts.scratch is not None and scratch.score is not None
-        curves += [curve for curve in found if curve.kind != "scratch" or not measured]
+        curves += [curve for curve in found if curve.kind != "scratch" or control is None]
     if cost is not None and cost.unit == "%":
-        judged = cost.judged_on
-        if cost.before is not None or metric == "agreement":
-            start = cost.before if cost.before is not None else 100.0
-            macs = None if parts.dense is None else parts.dense.opened.costs.macs
-            dense = Point(removed=0, score=start, latency=1.0, macs=macs, label="dense")
-            curves.append(Curve(name="dense", kind="dense", judged_on=judged, points=[dense]))
-        chosen = Point(
-            removed=len(removed),
-            score=cost.after,
-            latency=None if gain is None else 1 / gain.speedup,
-            macs=None if parts.short is None else parts.short.opened.costs.macs,
-            label="chosen",
-        )
-        curves.append(Curve(name="chosen", kind="chosen", judged_on=judged, points=[chosen]))
-        if others:
-            curves.append(
-                Curve(name="other collapsed networks", kind="other", judged_on=judged, points=list(others))
-            )
-    if (
-        scratch is not None
-        and scratch.score is not None
-        and parts.scratch is not None
-        and metric == "accuracy"
-    ):
-        gone = (
-            None if parts.dense is None else len(parts.dense.opened.blocks) - len(parts.scratch.opened.blocks)
-        )
-        point = Point(
-            removed=gone,
-            score=scratch.score,
-            latency=None if not scratch.speedup else 1 / scratch.speedup,
-            macs=parts.scratch.opened.costs.macs,
-            label="from scratch",
-        )
-        curves.append(
-            Curve(name="trained from scratch", kind="scratch", judged_on=scratch.judged_on, points=[point])
-        )
-    return metric, curves[:CURVES]
+        curves += _measured_curves(parts, answer, cost, metric, others)
+    return metric, [curve for curve in (*curves, control) if curve is not None][:CURVES]
+
+
+def _measured_curves(
+    parts: Cast, answer: Answer, cost: Cost, metric: str, others: Sequence[Point]
+) -> list[Curve]:
+    """The dense network, the chosen one, and others of which the same was measured."""
+    curves, judged = [], cost.judged_on
+    if cost.before is not None or metric == "agreement":
+        start = cost.before if cost.before is not None else 100.0
+        macs = None if parts.dense is None else parts.dense.opened.costs.macs
+        dense = Point(removed=0, score=start, latency=1.0, macs=macs, label="dense")
+        curves.append(Curve(name="dense", kind="dense", judged_on=judged, points=[dense]))
+    chosen = Point(
+        removed=len(answer.removed),
+        score=cost.after,
+        latency=None if answer.gain is None else 1 / answer.gain.speedup,
+        macs=None if parts.short is None else parts.short.opened.costs.macs,
+        label="chosen",
+    )
+    curves.append(Curve(name="chosen", kind="chosen", judged_on=judged, points=[chosen]))
+    if others:
+        name = "other collapsed networks"
+        curves.append(Curve(name=name, kind="other", judged_on=judged, points=list(others)))
+    return curves
+
+
+def _control_curve(parts: Cast, scratch: Scratch) -> Curve | None:
+    """The control, where its score was measured."""
+    if scratch.score is None or parts.scratch is None:
+        return None
+    opened = parts.scratch.opened
+    point = Point(
+        removed=None if parts.dense is None else len(parts.dense.opened.blocks) - len(opened.blocks),
+        score=scratch.score,
+        latency=None if not scratch.speedup else 1 / scratch.speedup,
+        macs=opened.costs.macs,
+        label="from scratch",
+    )
+    return Curve(name="trained from scratch", kind="scratch", judged_on=scratch.judged_on, points=[point])
 
 
 def _search_curve(plan: Plan | None, metric: str, steps: Mapping[int, float]) -> Curve | None:

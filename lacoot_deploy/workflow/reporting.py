@@ -351,9 +351,6 @@ def _document(
         removed,
     )
     lines = [] if parts.dense is None else block_lines(parts.dense, removed, refits, bench)
-    metric, curves = curves_of(
-        parts, cost, gain, scratch, removed, plan, measured.steps, given.tables, measured.others
-    )
     networks = networks_of(parts, written=written)
     names = ["dense", "collapsed"]
     answer = Answer(
@@ -365,6 +362,9 @@ def _document(
         cost=cost,
         gain=gain,
         scratch=scratch,
+    )
+    metric, curves = curves_of(
+        parts, answer, plan, given.tables, steps=measured.steps, others=measured.others
     )
     document = ReportResult(
         title=title or title_of(parts),

@@ -19,6 +19,7 @@ from lacoot_deploy.selection.matching import match_records, resolve_plan
 from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.selection.planning import Evidence, Limit, make_plan
 from lacoot_deploy.selection.search import greedy
+from lacoot_deploy.selection.trials import Trials
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,22 @@ def test_without_labels_agreement_with_the_dense_network_stands_in_and_is_called
     assert plan.criterion == "output"
     assert plan.evidence.judged_by == "agreement"
     assert "accuracy" not in plan.evidence.confirming.collapsed.model_dump()
+
+
+def test_a_speedup_that_no_removal_reaches_is_an_error_that_names_the_best(network):
+    model, blocks, samples = network
+    with pytest.raises(
+        NothingToCollapseError, match=r"--min-speedup 100 .* 4 blocks gone.* 1\.1 times"
+    ) as error:
+        make_plan(
+            model,
+            blocks,
+            Limit(min_speedup=100.0),
+            SearchOptions(repair="none"),
+            evidence=Evidence.split(samples),
+            trials=Trials(speedup=lambda shorter: 1.1),
+        )
+    assert error.value.exit_code == 5
 
 
 def test_a_drift_limit_needs_no_classes(network):
