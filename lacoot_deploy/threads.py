@@ -12,8 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from lacoot_deploy.machine import cpu_quota, usable_cpus
-
 ROUNDS = 3
 """Times that each number of threads is tried, in turns, so that a moment's load meets all of them."""
 
@@ -35,6 +33,9 @@ def waiting_threads_sleep() -> None:
 
 def usable_threads() -> int:
     """Threads that this process may run at once: its affinity, and the processor time of its container."""
+    # Imported here: the command line's help needs nothing of it.
+    from lacoot_deploy.machine import cpu_quota, usable_cpus
+
     quota = cpu_quota()
     return max(1, usable_cpus() if quota is None else min(usable_cpus(), math.ceil(quota)))
 

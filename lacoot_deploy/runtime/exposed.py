@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from lacoot_deploy.runtime.sessions import Session, open_session
 
 if TYPE_CHECKING:
     import onnx
+
+    from lacoot_deploy.runtime.weights import SharedWeights
 
 
 class ExposedSession:
@@ -32,6 +35,7 @@ class ExposedSession:
         *,
         runtime: Runtime = AUTO,
         source: Path | None = None,
+        weights: SharedWeights | None = None,
     ) -> None:
         """Open the session.
 
@@ -40,6 +44,7 @@ class ExposedSession:
             values: Names of values of the main graph.
             runtime: Where it runs.
             source: Where a model with external data was read from.
+            weights: Arrays that the model's external data is shared with.
 
         Raises:
             InputError: A value does not exist, or the model does not load.
@@ -52,7 +57,12 @@ class ExposedSession:
         self._fed = [name for name in self.values if name in inputs]
         self._computed = [name for name in self.values if name not in inputs]
         exposed = expose_values(model, inner) if inner else model
-        self.session: Session = open_session(exposed, runtime, source=source)
+        self.session: Session = open_session(
+            exposed,
+            runtime,
+            source=source,
+            configure=None if weights is None else partial(weights.configure, exposed),
+        )
 
     @property
     def inputs(self) -> tuple[InputInfo, ...]:

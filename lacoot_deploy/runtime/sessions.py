@@ -47,6 +47,7 @@ class Session:
         why: One sentence on why that provider.
         placement: Every node with the provider that runs it, as far as ONNX Runtime tells.
         creation_seconds: What loading, optimising and placing took.
+        configured: The function that completed its options.
         ort: The `onnxruntime.InferenceSession`.
     """
 
@@ -66,6 +67,7 @@ class Session:
         self.why = why
         self.placement = placement
         self.creation_seconds = seconds
+        self.configured: Any = None
         self.inputs = tuple(_info(value) for value in ort.get_inputs())
         self.outputs = tuple(_info(value) for value in ort.get_outputs())
 
@@ -162,8 +164,12 @@ def open_session(
         )
 
     if runtime.provider == "auto":
-        return _auto(attempt, label, onnxruntime.get_available_providers())
-    return _exactly(full_name(runtime.provider), attempt, label, allow_cpu_nodes)
+        session = _auto(attempt, label, onnxruntime.get_available_providers())
+    else:
+        session = _exactly(full_name(runtime.provider), attempt, label, allow_cpu_nodes)
+    # What it was configured with may hold arrays that the session reads.
+    session.configured = configure
+    return session
 
 
 def _auto(attempt: Any, label: str, available: Sequence[str]) -> Session:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import Samples
@@ -16,20 +15,18 @@ from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.runtime.batching import check_finite
 from lacoot_deploy.runtime.evaluate import predict
 from lacoot_deploy.runtime.exposed import ExposedSession
+from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Judge
 from lacoot_deploy.selection.trials import Trials
-from lacoot_deploy.tasks import Task, TaskOptions
 
 
 class Confirming:
     """Samples to confirm by, with what the dense network gives for them.
 
     Args:
-        model: The dense network.
+        engine: The search: its network, what that is judged by, and its task.
         samples: The samples.
-        judged: The values that networks are judged by: outputs, or inner values where no output counts samples.
         trials: Where networks run.
-        task: What the network is for, or what is said about it; None to find it.
 
     Attributes:
         judge: The judge of these samples.
@@ -38,20 +35,13 @@ class Confirming:
         InputError: The model gives for a sample what is no number.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        samples: Samples,
-        judged: Sequence[str],
-        trials: Trials,
-        task: Task | TaskOptions | None = None,
-    ) -> None:
-        self._model, self._samples, self._judged = model, samples, tuple(judged)
-        self._trials = trials
+    def __init__(self, engine: Engine, samples: Samples, trials: Trials) -> None:
+        self._model, self._samples, self._judged = engine.model, samples, tuple(engine.judged)
+        self._trials, self._weights = trials, engine.network.weights
         dense = self.outputs(())
         for name, value in dense.items():
             check_finite(name, value, samples)
-        self.judge = Judge.of(dense, samples, task)
+        self.judge = Judge.of(dense, samples, engine.judge.task)
 
     def outputs(self, cuts: Sequence[Cut], refits: Sequence[Refit] = ()) -> dict[str, NDArray[Any]]:
         """What the network without some blocks gives, from the model that surgery makes of it."""
@@ -60,7 +50,13 @@ class Confirming:
         public = {output.name for output in network.graph.output}
         known = defined_values(network.graph)
         names = {name: name if name in public else _stand_in(name, cuts, known) for name in self._judged}
-        session = ExposedSession(network, list(names.values()), runtime=trials.runtime, source=trials.source)
+        session = ExposedSession(
+            network,
+            list(names.values()),
+            runtime=trials.runtime,
+            source=trials.source,
+            weights=self._weights,
+        )
         found = predict(session, self._samples, list(names.values()))
         return {name: found[stand_in] for name, stand_in in names.items()}
 

@@ -259,6 +259,22 @@ class Engine:
         }
         return variant.removed.keys() | with_them
 
+    def suffices(self, name: str) -> bool:
+        """Whether the fitting samples hold enough values for a map across the channels of a block's ends.
+
+        Such a map has as many unknowns per channel as there are channels. From far fewer rows than that it says nothing
+        that holds for other samples, and of a wide network it takes far longer to fit than all else.
+        """
+        axis = self.network.axes[name][0]
+        rows = channels = 0
+        for values, batch in zip(self.dense.values, self._fit_batches, strict=False):
+            value = values[self.blocks[name].input]
+            if axis is None or not isinstance(value, np.ndarray):
+                return False
+            channels = value.shape[axis]
+            rows += real_rows(value, batch).size // max(channels, 1)
+        return rows_suffice(rows, channels)
+
     def refit(self, variant: Variant, kind: str = "linear") -> Variant:
         """The same removals, the branches of the blocks that stay behind them refitted in order.
 
@@ -353,7 +369,9 @@ class Engine:
         if not _float(inputs[0]) or inputs[0].shape != targets[0].shape:
             return
         axis = place.axis % inputs[0].ndim
-        repair = fit_repair(kind if place.matrix else PER_CHANNEL.get(kind, kind), inputs, targets, axis)
+        channels = inputs[0].shape[axis]
+        across = place.matrix and rows_suffice(sum(value.size for value in inputs) // channels, channels)
+        repair = fit_repair(kind if across else PER_CHANNEL.get(kind, kind), inputs, targets, axis)
         if repair is None:
             return
         folded = self.network.piece_model(i, batches[0])
@@ -439,6 +457,16 @@ def real_rows(value: NDArray[Any], batch: Batch) -> NDArray[Any]:
     if batch.real == batch.size or not value.ndim or len(value) % batch.size:
         return value
     return value[: len(value) // batch.size * batch.real]
+
+
+def rows_suffice(rows: int, channels: int) -> bool:
+    """Whether a map across channels is worth fitting on so many rows of them; of few channels it costs nothing."""
+    return channels <= FEW_CHANNELS or rows >= LEAST_ROWS * channels
+
+
+FEW_CHANNELS = 128
+LEAST_ROWS = 0.5
+"""Rows per channel below which a map across channels is not fitted."""
 
 
 def _float(value: NDArray[Any]) -> bool:

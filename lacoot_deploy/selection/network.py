@@ -38,6 +38,7 @@ class Network:
         chains: How the blocks lie to one another.
         parts: What stays of a block when it goes.
         outputs: Names of the model's outputs.
+        weights: Its external weights, for further sessions of it.
 
     Raises:
         InputError: A block lies in a subgraph.
@@ -50,6 +51,7 @@ class Network:
         splitter = Splitter(model, keep=[block.output for block in blocks])
         self.splitter = splitter
         self._opener = Opener(splitter, model, source, runtime)
+        self.weights = self._opener.weights
         segments = splitter.split(blocks)
         self.pieces = [Piece(segment, self._opener) for segment in segments]
         made = {name: i for i, segment in enumerate(segments) for name in segment.outputs}

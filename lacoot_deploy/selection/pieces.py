@@ -17,15 +17,12 @@ from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.runtime.sessions import Session, open_session
-from lacoot_deploy.runtime.weights import SharedWeights, share
+from lacoot_deploy.runtime.weights import SharedWeights
 from lacoot_deploy.selection.variant import Values
 
 Part = Literal["cut", "branch", "skip", "trailing", "clip"]
 """`cut`: what is left of a block that goes. `branch`, `skip`: the operands of the last merge. `trailing`: what follows
 that merge. `clip`: the last operator alone."""
-
-# Every piece has a pool of threads; those of one that has run must not go on spinning while the next one runs.
-QUIET = {"session.intra_op.allow_spinning": "0"}
 
 
 class Opener:
@@ -46,32 +43,27 @@ class Opener:
     ) -> None:
         self.splitter = splitter
         self._source, self._runtime = source, runtime
-        self._weights = SharedWeights(model, source)
-        self._config = QUIET | ({"session.disable_prepacking": "1"} if self._weights.huge else {})
+        self.weights = SharedWeights(model, source)
 
     def segment(self, segment: Segment, feeds: Mapping[str, Any]) -> Session:
         """A session of a segment that will be run on such feeds."""
-        tensors, values = self._weights.stubs(segment.weights)
-        types = {name: type_of(feeds[name]) for name in segment.inputs}
-        return self._open(self.splitter.model(segment, types, tensors), values)
+        return self.model(self.part_model(segment, feeds))
 
     def model(self, model: onnx.ModelProto) -> Session:
-        """A session of a model made out of a part of this one."""
-        return self._open(model, {})
+        """A session of a part of the model, or of what surgery makes of one."""
 
-    def part_model(self, segment: Segment, feeds: Mapping[str, Any]) -> onnx.ModelProto:
-        """A segment as a model with its weights in it (external ones stay where they are)."""
-        return self.splitter.model(segment, {name: type_of(feeds[name]) for name in segment.inputs})
-
-    def _open(self, model: onnx.ModelProto, values: Mapping[str, Any]) -> Session:
         def set_up(options: Any) -> None:
-            for key, value in self._config.items():
-                options.add_session_config_entry(key, value)
-            share(options, values)
+            # Every piece has a pool of threads; those of one that has run must not go on spinning while the next runs.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self.weights.configure(model, options)
 
         return open_session(
             model, self._runtime, source=self._source, label="A part of the model", configure=set_up
         )
+
+    def part_model(self, segment: Segment, feeds: Mapping[str, Any]) -> onnx.ModelProto:
+        """A segment as a model with its weights in it (external ones stay where they are)."""
+        return self.splitter.model(segment, {name: type_of(feeds[name]) for name in segment.inputs})
 
 
 class Piece:

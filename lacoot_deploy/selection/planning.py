@@ -101,7 +101,7 @@ def make_plan(
     )
     require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
     plan.task = engine.judge.task.record()
-    confirming = Confirming(model, evidence.confirm, list(engine.judged), trials, engine.judge.task)
+    confirming = Confirming(engine, evidence.confirm, trials)
     rule = LimitRule(limit, engine.quality(engine.dense))
 
     def stop(step: Step) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lacoot_deploy.graph.model.blocks import Form
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine
@@ -155,7 +155,7 @@ def greedy(
         repair = AUTO_REPAIRS[-1] if engine.judge.task.costs_tell else AUTO_REPAIRS[0]
     before, last = engine.quality(current), dict[str, float]()
     while left:
-        trial = _Trial(engine, current, before, criterion, options.wanted, repair, latencies or {})
+        trial = _Trial(engine, current, before, criterion, options, repair, latencies or {})
         best: tuple[float, int, str] | None = None
         # The likely best goes first, so that the others can be given up early; before anything is known, that which
         # has the least behind it.
@@ -190,9 +190,12 @@ class _Trial:
     current: Variant
     before: Quality
     criterion: Criterion
-    form: Form | None
+    options: SearchOptions
     repair: str
     latencies: Mapping[str, float]
+
+    def _repair(self, name: str) -> str:
+        return affordable(self.engine, name, self.repair) if self.options.repair == "auto" else self.repair
 
     def score(self, name: str, bound: float | None) -> float:
         """The criterion's score without the block; infinite as soon as it is sure to be above the bound."""
@@ -200,13 +203,15 @@ class _Trial:
             costs = self.engine.trial(
                 self.current,
                 [name],
-                form=self.form,
-                repair=self.repair,
+                form=self.options.wanted,
+                repair=self._repair(name),
                 labels=self.criterion.costs == "loss",
                 bound=bound,
             )
             return np.inf if costs is None else float(costs.mean())
-        variant = self.engine.remove(self.current, [name], form=self.form, repair=self.repair)
+        variant = self.engine.remove(
+            self.current, [name], form=self.options.wanted, repair=self._repair(name)
+        )
         return self.criterion.score(self.before, self.engine.quality(variant), self.latencies.get(name))
 
 
@@ -215,33 +220,86 @@ def _step(engine: Engine, variant: Variant, name: str, score: float, kind: str) 
     return Step(name, score, kind, engine.quality(variant), cuts, refits)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to remove a block, with what the network then gives and what each sample costs."""
+
+    kind: str
+    variant: Variant
+    outputs: Mapping[str, NDArray[Any]]
+    costs: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, engine: Engine, kind: str, variant: Variant) -> _Candidate:
+        """The candidate of a variant."""
+        outputs = engine.gather(variant)
+        return cls(kind, variant, outputs, engine.judge.costs(outputs))
+
+
 def _try(engine: Engine, current: Variant, name: str, options: SearchOptions) -> tuple[str, Variant]:
     """Remove one block with the repair asked for, or with the cheapest that no dearer one really improves on."""
-    kinds = AUTO_REPAIRS if options.repair == "auto" else (options.repair,)
-    form = options.wanted
-    kind, variant = kinds[0], engine.remove(current, [name], form=form, repair=kinds[0])
-    dense, costs = _costs(engine, engine.dense), _costs(engine, variant)
+    kinds = [options.repair]
+    if options.repair == "auto":
+        kinds = [kind for kind in AUTO_REPAIRS if kind == affordable(engine, name, kind)]
+    dense = engine.judge.costs(engine.judge.dense)
+
+    def removed(kind: str) -> _Candidate:
+        variant = engine.remove(current, [name], form=options.wanted, repair=kind)
+        return _Candidate.of(engine, kind, variant)
+
+    best = removed(kinds[0])
     for dearer in kinds[1:]:
-        other = engine.remove(current, [name], form=form, repair=dearer)
-        other_costs = _costs(engine, other)
-        if is_real_gain(costs, other_costs, dense) and _shows(engine, variant, other):
-            kind, variant, costs = dearer, other, other_costs
+        other = removed(dearer)
+        if _improves(engine, best, other, dense):
+            best = other
     if options.refits:
-        other = engine.refit(variant)
-        gain = is_real_gain(costs, _costs(engine, other), dense, errors=Z_FREE, share=0)
-        if gain and (options.refit or _shows(engine, variant, other)):
-            variant = other
-    return kind, variant
+        other = _Candidate.of(engine, best.kind, engine.refit(best.variant))
+        told = engine.judge.task.costs_tell or bool(options.refit)
+        if _improves(engine, best, other, dense, errors=Z_FREE, share=0, told=told):
+            best = other
+    return best.kind, best.variant
 
 
-def _shows(engine: Engine, cheap: Variant, dear: Variant) -> bool:
-    """Whether lower costs are worth something: as such, or because the score is better too, whichever the task says."""
-    judge = engine.judge
-    return judge.task.costs_tell or judge.surely_better(engine.gather(dear), engine.gather(cheap))
+def affordable(engine: Engine, name: str, repair: str) -> str:
+    """The repair that `auto` fits where this one is the next to try: no map across channels from too few values."""
+    return "affine" if repair == "linear" and not engine.suffices(name) else repair
 
 
-def _costs(engine: Engine, variant: Variant) -> NDArray[np.float64]:
-    return engine.judge.costs(engine.gather(variant))
+def _improves(
+    engine: Engine,
+    cheap: _Candidate,
+    dear: _Candidate,
+    dense: NDArray[np.float64],
+    *,
+    errors: float = Z_REAL,
+    share: float = REAL_GAIN,
+    told: bool | None = None,
+) -> bool:
+    """Whether the dearer candidate is better: by the costs, unless the score that limits speak of surely says no.
+
+    Costs are finer than a score, but a repair can lower them and make the score worse. Where the score differs by more
+    than chance (its paired 95 % interval leaves out zero) it decides.
+
+    Args:
+        engine: The search.
+        cheap: The candidate so far.
+        dear: The other one.
+        dense: Costs of the dense network.
+        errors: As for `is_real_gain`.
+        share: As for `is_real_gain`.
+        told: Whether lower costs are worth something as such; None for what the task says.
+    """
+    told = engine.judge.task.costs_tell if told is None else told
+    if not np.isfinite(dear.costs).all():
+        return False
+    if not np.isfinite(cheap.costs).all():
+        return True
+    score = engine.judge.worse_by(cheap.outputs, dear.outputs)
+    if score.low > 0:
+        return False
+    if score.high < 0:
+        return True
+    return told and is_real_gain(cheap.costs, dear.costs, dense, errors=errors, share=share)
 
 
 def is_real_gain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,12 @@ class Trials:
     def session(self, model: onnx.ModelProto) -> Session:
         """A session of a model."""
         from lacoot_deploy.runtime.sessions import open_session
+        from lacoot_deploy.runtime.weights import SharedWeights
 
-        return open_session(model, self.runtime, source=self.source, label="The plan's model")
+        share = partial(SharedWeights(model, self.source).configure, model)
+        return open_session(
+            model, self.runtime, source=self.source, label="The plan's model", configure=share
+        )
 
     def outputs(
         self, model: onnx.ModelProto, samples: Samples, names: Sequence[str] | None = None

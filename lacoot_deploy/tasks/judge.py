@@ -130,6 +130,11 @@ class Judge:
         truth = self.truth if labels else self._unlabelled
         return self.task.costs(outputs, truth.take(part), {n: v[part] for n, v in self.dense.items()})
 
+    def worse_by(self, first: Outputs, second: Outputs) -> Difference:
+        """How much worse the second outputs' score is than the first's, with its paired interval."""
+        one, other = (self.task.statistics(outputs, self.truth, self.dense) for outputs in (first, second))
+        return self.task.difference(one, other)
+
     def dense_score(self) -> Score:
         """The dense network's own score with its interval; against itself where there are no labels."""
         return self.task.score(self.task.statistics(self.dense, self.truth, self.dense))

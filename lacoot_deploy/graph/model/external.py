@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.walk import subgraphs
@@ -104,6 +107,26 @@ def extent_of(tensor: onnx.TensorProto, path: Path, *, sizes: dict[str, int]) ->
             f"the data file is cut short or belongs to another model."
         )
     return Extent(location, offset, length)
+
+
+def map_external(tensor: onnx.TensorProto, path: Path, *, sizes: dict[str, int]) -> NDArray[Any] | None:
+    """An external tensor as a read-only map of its file; None where NumPy cannot map it.
+
+    Args:
+        tensor: The tensor.
+        path: As for `extent_of`.
+        sizes: As for `extent_of`.
+
+    Raises:
+        InputError: As for `extent_of`.
+    """
+    extent = extent_of(tensor, path, sizes=sizes)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    whole = math.prod(tensor.dims) * dtype.itemsize
+    if not whole or whole != extent.length or extent.offset % dtype.itemsize:
+        return None
+    file = path.parent / extent.location
+    return np.memmap(file, dtype=dtype, mode="r", offset=extent.offset, shape=tuple(tensor.dims))
 
 
 def _contained_file(location: str, path: Path, what: str) -> Path:

@@ -224,19 +224,13 @@ class Splitter:
             owners,
         )
 
-    def model(
-        self,
-        segment: Segment,
-        types: Mapping[str, onnx.TypeProto],
-        weights: Mapping[str, onnx.TensorProto] | None = None,
-    ) -> onnx.ModelProto:
+    def model(self, segment: Segment, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
         """A segment as a model of its own; its values have the names they have in the whole.
 
         Args:
             segment: The segment.
             types: The type of each of its inputs; shapes in them are left out, since a shortened network may give a
                 value another batch size.
-            weights: What stands for initializers; by default they themselves.
 
         Raises:
             InputError: The type of an input is not known.
@@ -246,8 +240,7 @@ class Splitter:
         part.functions.extend(self._model.functions)
         part.graph.name = segment.name
         part.graph.node.extend(segment.nodes)
-        held = self.weights if weights is None else weights
-        part.graph.initializer.extend(held[name] for name in segment.weights if name in self.weights)
+        part.graph.initializer.extend(self.weights[name] for name in segment.weights if name in self.weights)
         part.graph.sparse_initializer.extend(self.sparse[n] for n in segment.weights if n in self.sparse)
         for name in segment.inputs:
             known = types.get(name)

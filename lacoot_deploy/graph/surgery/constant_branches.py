@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,11 +18,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lacoot_deploy.graph.model.blocks import Block, Form
+from lacoot_deploy.graph.model.external import map_external
 from lacoot_deploy.graph.model.walk import attribute, attributes_of
 from lacoot_deploy.graph.surgery.constants import folded_constants
 from lacoot_deploy.graph.surgery.cuts import Cut, Repair
 
 Float64 = NDArray[np.float64]
+
+FIRST_INPUTS = 16
+"""Inputs of a sum that are looked at first; they settle nearly every one that is not bounded."""
+
+MOST_WEIGHTS = 1 << 20
+"""Weights that are looked at together."""
 
 ROUNDING = 1e-5
 """A bound counts as below zero only by more than this share of its size: the runtime sums in single precision."""
@@ -114,7 +122,7 @@ class _Ranges:
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None) -> None:
         graph = model.graph
-        self._folder = folder
+        self._folder, self._sizes = folder, dict[str, int]()
         public = {value.name for value in graph.input}
         self._weights = {t.name: t for t in graph.initializer if t.name not in public}
         for node in graph.node:
@@ -179,20 +187,27 @@ class _Ranges:
         array = self._array(node.input[slot])
         return values[slot] if array is None else _vector(np.asarray(array, dtype=np.float64)) or ANY
 
-    def _array(self, name: str) -> Float64 | None:
+    def _array(self, name: str) -> NDArray[Any] | None:
+        """The values of a constant, in its own type; external ones are mapped from their file and not read."""
         tensor = self._weights.get(name)
         if tensor is None:
             return None
-        external = tensor.data_location == onnx.TensorProto.EXTERNAL
-        if external and self._folder is None:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            return np.asarray(numpy_helper.to_array(tensor))
+        if self._folder is None:
             return None
-        base = str(self._folder) if external else ""
-        return np.asarray(numpy_helper.to_array(tensor, base), dtype=np.float64)
+        mapped = map_external(tensor, self._folder / "model", sizes=self._sizes)
+        return mapped if mapped is not None else numpy_helper.to_array(tensor, str(self._folder))
+
+    def _small(self, name: str) -> Float64 | None:
+        """The values of a constant of few entries, such as a bias."""
+        array = self._array(name)
+        return None if array is None else np.asarray(array, dtype=np.float64)
 
     def _optional(self, node: onnx.NodeProto, slot: int, default: float) -> Float64 | None:
         if slot >= len(node.input) or not node.input[slot]:
             return np.array([default])
-        return self._array(node.input[slot])
+        return self._small(node.input[slot])
 
     def _clip(self, node: onnx.NodeProto, value: Range) -> Range:
         limits = attributes_of(node)
@@ -226,8 +241,8 @@ class _Ranges:
         return _linear(rows, low[:, None, :, None], high[:, None, :, None], bias, axis=1)
 
     def _product(self, node: onnx.NodeProto, value: Range) -> Range:
-        weights = self._array(node.input[1])
         attributes = attributes_of(node)
+        weights = self._array(node.input[1])
         if weights is None or weights.ndim != 2 or attributes.get("transA", 0):
             return ANY
         if any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
@@ -245,7 +260,7 @@ class _Ranges:
         return _linear(rows[None, :, :, None], low, high, bias, axis=axis)
 
     def _norm(self, node: onnx.NodeProto, value: Range) -> Range:
-        arrays = [self._array(name) for name in node.input[1:5]]
+        arrays = [self._small(name) for name in node.input[1:5]]
         if any(array is None for array in arrays) or (value.axis != 1 and len(value.low) > 1):
             return ANY
         scale, bias, mean, variance = (np.asarray(array) for array in arrays)
@@ -257,7 +272,7 @@ class _Ranges:
     def _combine(self, node: onnx.NodeProto, values: list[Range]) -> Range:
         sides = []
         for name, value in zip(node.input, values, strict=True):
-            array = self._array(name)
+            array = self._small(name)
             sides.append(value if array is None else _vector(array))
         if len(sides) != 2 or any(side is None for side in sides):
             return ANY
@@ -284,14 +299,34 @@ def _vector(array: Float64) -> Range | None:
     return None
 
 
-def _linear(rows: Float64, low: Float64, high: Float64, bias: Float64, *, axis: int) -> Range:
-    """Bounds of sum w x + b, [groups, outputs, inputs, positions] summed over the last two axes."""
-    positive, negative = np.maximum(rows, 0), np.minimum(rows, 0)
-    with np.errstate(invalid="ignore"):
-        # A weight of zero takes no part, whatever bound it meets.
-        at_low = np.where(positive > 0, positive * low, 0) + np.where(negative < 0, negative * high, 0)
-        at_high = np.where(positive > 0, positive * high, 0) + np.where(negative < 0, negative * low, 0)
-    return Range(at_low.sum((2, 3)).reshape(-1) + bias, at_high.sum((2, 3)).reshape(-1) + bias, axis)
+def _linear(rows: NDArray[Any], low: Float64, high: Float64, bias: Float64, *, axis: int) -> Range:
+    """Bounds of sum w x + b, [groups, outputs, inputs, positions] summed over the last two axes.
+
+    Weights are looked at in double precision a few inputs at a time. A sum that is unbounded on both sides stays so,
+    and its other weights need not be read: of a large matrix those are nearly all.
+    """
+    groups, outputs, inputs, positions = rows.shape
+    shape = (groups, 1, inputs, 1)
+    low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+    bottom, top = np.zeros((groups, outputs)), np.zeros((groups, outputs))
+    start, width = 0, FIRST_INPUTS
+    while start < inputs:
+        group, output = np.nonzero(np.isfinite(bottom) | np.isfinite(top))
+        if not len(group):
+            break
+        part = slice(start, start + width)
+        weights = rows[:, :, part][group, output].astype(np.float64)
+        lows, highs = low[group, 0, part], high[group, 0, part]
+        positive, negative = np.maximum(weights, 0), np.minimum(weights, 0)
+        with np.errstate(invalid="ignore"):
+            # A weight of zero takes no part, whatever bound it meets.
+            at_low = np.where(positive > 0, positive * lows, 0) + np.where(negative < 0, negative * highs, 0)
+            at_high = np.where(positive > 0, positive * highs, 0) + np.where(negative < 0, negative * lows, 0)
+        bottom[group, output] += at_low.sum((1, 2))
+        top[group, output] += at_high.sum((1, 2))
+        start += width
+        width = max(FIRST_INPUTS, MOST_WEIGHTS // (len(group) * positions))
+    return Range(bottom.reshape(-1) + bias, top.reshape(-1) + bias, axis)
 
 
 def _times(left: Range, right: Range) -> tuple[Float64, Float64]:
