@@ -320,6 +320,31 @@ def _method(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+DEMO = {
+    "plain": "dense, without penalty", "penalty": "dense, with penalty", "cut": "collapsed", "healed": "**healed**",
+    "scratch": "shallow, from scratch", "taught": "shallow, from scratch with the teacher",
+}  # fmt: skip
+
+
+@table("demo-seeds")
+def demo_seeds() -> str:
+    """The demo's networks, seed by seed."""
+    rows = figures("demo_seeds_cpu")["rows"]
+    head = [
+        "accuracy, %",
+        *(f"seed {row['seed']}" for row in rows),
+        "mean",
+        "mean against dense without penalty",
+    ]
+    lines = []
+    for key, title in DEMO.items():
+        values = [row[key]["accuracy"] for row in rows]
+        against = mean(values) - mean(row["plain"]["accuracy"] for row in rows)
+        shown = "" if key == "plain" else f"{against:+.2f}"
+        lines.append([title, *(percent(value, 2) for value in values), percent(mean(values), 2), shown])
+    return markdown(head, lines)
+
+
 @table("latency-cpu")
 def latency_cpu() -> str:
     lines = [
