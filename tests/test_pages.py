@@ -48,6 +48,12 @@ def test_files_and_make_targets_that_a_page_names_exist(page):
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_names_that_a_page_puts_into_a_file_stand_there(page):
+    for name, file in re.findall(r"`(\w+)`\s+of\s+`([\w/]+\.py)`", PAGES[page]):
+        assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text(encoding="utf-8")), (name, file)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("CHANGELOG.md", "docs/cli.md")])
 def test_options_that_a_page_names_exist(page):
     context = click.Context(cli)

@@ -168,13 +168,34 @@ def _free_dimensions(
 
 def _compute_sums(inputs: Sequence[InputInfo], sizes: dict[str, int], chosen: Mapping[str, int]) -> None:
     """Give dimensions that are named after others, and were not chosen, the size that follows from those."""
-    free = list(_free_dimensions(inputs, None))
-    known = {dim: sizes[key] for _, _, dim, key in free if dim and dim.isidentifier()}
+    free, sums = list(_free_dimensions(inputs, None)), dependent_sizes(inputs)
+    known = {dim: sizes[key] for _, _, dim, key in free if dim and dim not in sums}
     for _, _, dim, key in free:
-        if dim and key not in chosen and dim not in chosen and not dim.isidentifier():
-            value = evaluate(dim, known)
+        if dim in sums and key not in chosen and dim not in chosen:
+            value = evaluate(sums[dim], known)
             if value is not None:
                 sizes[key] = value
+
+
+def dependent_sizes(inputs: Sequence[InputInfo]) -> dict[str, str]:
+    """Names of free dimensions that follow from others, each with the sum or product that it is.
+
+    A name can say so itself (`past + new`). And what a decoder attends to, the second axis of its attention mask, is
+    what its cache holds and the new tokens together, whatever it is called.
+    """
+    names = {dim for _, _, dim, _ in _free_dimensions(inputs, None) if dim}
+    found = {name: name for name in names if not name.isidentifier()}
+    second: dict[str, str] = {}
+    for info in inputs:
+        dim = info.shape[1] if len(info.shape) == 2 else None
+        if isinstance(dim, str) and dim.isidentifier():
+            second[info.name] = dim
+    caches = (dim for info in inputs if "past" in info.name for dim in info.shape[1:] if isinstance(dim, str))
+    past, new = next(caches, None), second.get("input_ids")
+    total = second.get("attention_mask")
+    if total and past and new and past.isidentifier() and total not in (past, new):
+        found[total] = f"{past} + {new}"
+    return found
 
 
 _SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {

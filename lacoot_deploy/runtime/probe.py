@@ -12,7 +12,13 @@ from lacoot_deploy.data.types import InputInfo
 from lacoot_deploy.errors import InputError
 from lacoot_deploy.graph.model.blocks import Dim, Shape
 from lacoot_deploy.runtime.exposed import ExposedSession
-from lacoot_deploy.runtime.feeds import generate_feeds, index_limits, model_inputs, resolve_shapes
+from lacoot_deploy.runtime.feeds import (
+    dependent_sizes,
+    generate_feeds,
+    index_limits,
+    model_inputs,
+    resolve_shapes,
+)
 from lacoot_deploy.runtime.options import Runtime
 
 if TYPE_CHECKING:
@@ -78,7 +84,7 @@ def _dim(first: int, second: int, symbols: Mapping[tuple[int, int], str]) -> Dim
 
 def _sizes(inputs: Sequence[InputInfo]) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of all free dimensions for the two runs; no two dimensions change in the same way."""
-    shapes = resolve_shapes(inputs)
+    shapes, sums = resolve_shapes(inputs), dependent_sizes(inputs)
     first: dict[str, int] = {}
     second: dict[str, int] = {}
     for info in inputs:
@@ -86,7 +92,7 @@ def _sizes(inputs: Sequence[InputInfo]) -> tuple[dict[str, int], dict[str, int]]
             if isinstance(dim, int):
                 continue
             key = dim or f"{info.name}:{axis}"
-            if key in first:
+            if key in first or key in sums:
                 continue
             size = shapes[info.name][axis]
             rank = len(first) + 1

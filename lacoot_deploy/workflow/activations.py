@@ -55,39 +55,13 @@ def inspect_activations(path: str | Path) -> ActivationsResult:
         InputError: The file is missing, malformed or unsupported.
     """
     from lacoot_deploy.graph.discovery.costs import model_costs
-    from lacoot_deploy.graph.linear import Activation, list_activations
-    from lacoot_deploy.graph.linear.records import Work
+    from lacoot_deploy.graph.linear import list_activations
     from lacoot_deploy.graph.model.io import load_model
-
-    def work(value: Work | None) -> WorkEntry | None:
-        return None if value is None else WorkEntry(macs=value.macs, parameters=value.parameters)
-
-    def entry(activation: Activation) -> ActivationEntry:
-        why = activation.reason
-        return ActivationEntry(
-            name=activation.name,
-            kind=activation.kind,
-            input=activation.input,
-            output=activation.output,
-            nodes=list(activation.nodes),
-            shape=None if activation.shape is None else list(activation.shape),
-            axis=activation.axis,
-            after_residual=activation.after_residual,
-            first=activation.first,
-            second=activation.second,
-            before=work(activation.before),
-            after=work(activation.after),
-            merged=activation.merged,
-            merges=activation.merges,
-            pays=activation.pays,
-            reason=None
-            if why is None
-            else ReasonEntry(code=why.code, text=why.text, values=list(why.values)),
-        )
 
     path = Path(path)
     model = load_model(path)
     found = list_activations(model, folder=path.parent)
     return ActivationsResult(
-        model=model_entry(path, model_costs(model)), activations=[entry(activation) for activation in found]
+        model=model_entry(path, model_costs(model)),
+        activations=[ActivationEntry.model_validate(one, from_attributes=True) for one in found],
     )

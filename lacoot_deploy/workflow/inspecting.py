@@ -195,21 +195,9 @@ def recorded_distances(
 
 
 def _entry(block: Block, distances: dict[str, DistanceRecord] | None) -> BlockEntry:
-    reason = block.reason
-    return BlockEntry(
-        name=block.name,
-        input=block.input,
-        output=block.output,
-        units=[unit.name for unit in block.units],
-        forms=[form.value for form in block.forms],
-        shape=None if block.shape is None else list(block.shape),
-        dtype=block.dtype,
-        nodes=list(block.nodes),
-        parameters=block.parameters,
-        macs=block.macs,
-        collapsible=block.collapsible,
-        reason=None
-        if reason is None
-        else ReasonEntry(code=reason.code, text=reason.text, values=list(reason.values)),
-        distance=distances,
-    )
+    given = {name: getattr(block, name, None) for name in BlockEntry.model_fields} | {
+        "units": [unit.name for unit in block.units],
+        "forms": [form.value for form in block.forms],
+        "distance": distances,
+    }
+    return BlockEntry.model_validate(given, from_attributes=True)

@@ -64,35 +64,19 @@ class Applied:
 
     def entries(self) -> tuple[list[MergeEntry], list[RefusalEntry]]:
         """As plain data."""
-        return [merge_entry(record) for record in self.merges], [
-            RefusalEntry(
-                first=refusal.first,
-                second=refusal.second,
-                value=refusal.value,
-                reason=ReasonEntry(
-                    code=refusal.reason.code, text=refusal.reason.text, values=list(refusal.reason.values)
-                ),
-            )
-            for refusal in self.refused
-        ]
+        refused = [RefusalEntry.model_validate(one, from_attributes=True) for one in self.refused]
+        return [merge_entry(record) for record in self.merges], refused
 
 
 def merge_entry(record: MergeRecord) -> MergeEntry:
     """A merge as plain data."""
     before, after = record.before, record.after
-    counted = before is not None and after is not None
-    why = record.reason
-    return MergeEntry(
-        first=record.first,
-        second=record.second,
-        kept=record.kept,
-        value=record.value,
-        kinds=record.kinds,
-        macs=(before.macs, after.macs) if counted and before and after else None,
-        parameters=(before.parameters, after.parameters) if counted and before and after else None,
-        error=record.error,
-        reason=None if why is None else ReasonEntry(code=why.code, text=why.text, values=list(why.values)),
-    )
+    works = None if before is None or after is None else (before, after)
+    given = vars(record) | {
+        "macs": works and tuple(work.macs for work in works),
+        "parameters": works and tuple(work.parameters for work in works),
+    }
+    return MergeEntry.model_validate(given, from_attributes=True)
 
 
 def plan_activations(

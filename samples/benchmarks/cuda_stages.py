@@ -329,7 +329,7 @@ def searched(job: Job, device: str) -> dict[str, Any]:
         trained(job) / "model.onnx",
         job.folder / f"cut-{device}.onnx",
         count=2 if job.small else 3,
-        data=ld.DataOptions("digits", samples=200 if job.small else None),
+        data=ld.DataOptions("digits", limit=200 if job.small else None),
         runtime=ld.Runtime(provider=device),
         plan_out=job.folder / f"plan-{device}.json",
     )

@@ -3,7 +3,7 @@
     lacoot-deploy train samples/recipes/resnet20-cifar10-plain.toml --set data=cifar10:cifar10.zip -o runs/resnet20
     python samples/models/make.py runs/resnet20 --archive cifar10.zip
 
-Writes `resnet20.onnx` without the recommended plan, as any training would leave it, `images.zip` with pictures of every
+Writes `resnet20.onnx` without the plan that its training recommends, `images.zip` with pictures of every
 class (`train/` from the part that the network was trained on, `test/` from the other) and `contents.json` with the
 hashes, which the tests hold them to.
 """
@@ -50,7 +50,7 @@ def network(run: Path, target: Path) -> None:
     model = load_model(run / "model.onnx")
     manifest = read_manifest(model)
     if manifest is not None:
-        write_manifest(model, manifest.model_copy(update={"recommended": None}))
+        write_manifest(model, manifest.model_copy(update={"plan": None}))
     save_model(model, target)
 
 

@@ -86,3 +86,20 @@ def test_one_name_has_one_size():
 def test_a_type_that_cannot_be_generated_is_refused():
     with pytest.raises(InputError, match="bfloat16"):
         generate_feeds([InputInfo("x", (1,), "bfloat16")])
+
+
+def test_what_a_decoder_attends_to_is_its_past_and_the_new_tokens_whatever_it_is_called():
+    cache = InputInfo("past_key_values.0.key", ("batch", 2, "past", 8), "float32")
+    for total, wanted in (("total", 5), ("past + seq", 5), ("seq", 2), (5, 5)):
+        inputs = [
+            InputInfo("input_ids", ("batch", "seq"), "int64"),
+            InputInfo("attention_mask", ("batch", total), "int64"),
+            cache,
+        ]
+        shapes = resolve_shapes(inputs, dims={"past": 3, "seq": 2})
+        assert shapes["attention_mask"] == (1, wanted)
+    without = [
+        InputInfo("input_ids", ("batch", "seq"), "int64"),
+        InputInfo("attention_mask", ("batch", "m"), "int64"),
+    ]
+    assert resolve_shapes(without, dims={"seq": 2, "m": 9})["attention_mask"] == (1, 9)
