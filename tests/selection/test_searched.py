@@ -103,7 +103,7 @@ def test_a_map_across_channels_is_fitted_only_where_samples_suffice():
 def test_a_bias_that_comes_through_a_copy_of_another_is_refitted():
     model, samples = CASES["copied weights"]()
     engine = Engine(model, blocks_of(model), samples, samples)
-    first, last = list(engine.blocks)[0], list(engine.blocks)[-1]
+    first, *_, last = engine.blocks
     variant = engine.refit(engine.remove(engine.dense, [first], repair="none"))
     assert last in variant.kept
     shorter = collapse_blocks(model, engine.cuts(variant), engine.refits(variant))
