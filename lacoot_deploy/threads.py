@@ -33,11 +33,11 @@ def waiting_threads_sleep() -> None:
 
 def usable_threads() -> int:
     """Threads that this process may run at once: its affinity, and the processor time of its container."""
-    # Imported here: the command line's help needs nothing of it.
-    from lacoot_deploy.machine import cpu_quota, usable_cpus
+    # Imported here: the help of the command line needs nothing of it.
+    from lacoot_deploy import machine
 
-    quota = cpu_quota()
-    return max(1, usable_cpus() if quota is None else min(usable_cpus(), math.ceil(quota)))
+    quota, cpus = machine.cpu_quota(), machine.usable_cpus()
+    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
 
 
 def counts_to_try(limit: int) -> list[int]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lacoot_deploy import threads
+from lacoot_deploy import machine, threads
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_single_busy_moment_decides_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_container_allows_fewer_threads_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 8)
     for quota, expected in ((None, 8), (1.5, 2), (0.2, 1), (64.0, 8)):
-        monkeypatch.setattr(threads, "cpu_quota", lambda quota=quota: quota)
+        monkeypatch.setattr(machine, "cpu_quota", lambda quota=quota: quota)
         assert threads.usable_threads() == expected
 
 

@@ -40,6 +40,7 @@ class CheckpointHeader(BaseModel):
         history: What was cut out of the network before, for the manifest.
         rounds: How far a method of rounds is; None for a method without.
         threads: Threads that the CPU was found to be fastest with; None where nobody tried.
+        method: What the method has to know besides.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +56,7 @@ class CheckpointHeader(BaseModel):
     history: list[CollapseRecord] = Field(default_factory=list)
     rounds: MethodState | None = None
     threads: int | None = None
+    method: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

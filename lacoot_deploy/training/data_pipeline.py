@@ -13,7 +13,7 @@ from lacoot_deploy.manifest import PreprocessingRecord
 
 CROP_PAD = 4
 
-ORDER, AUGMENT, DIRECTIONS = 0, 1, 2
+ORDER, AUGMENT, DIRECTIONS, METHOD = 0, 1, 2, 3
 """Streams of random numbers within an epoch."""
 
 

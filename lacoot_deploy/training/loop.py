@@ -170,7 +170,7 @@ class Trainer:
             lr = learning_rate(recipe, step, self.steps_per_epoch)
             for group in learner.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate", 1.0)
-            learner.companion.begin_step(step / max(steps - 1, 1))
+            learner.companion.begin_step(step / max(steps - 1, 1), lr)
             sums += self._step(indices, augmenting)
             if index % 50 == 49 and self.shares == 1 and not bool(torch.isfinite(sums[0])):
                 break

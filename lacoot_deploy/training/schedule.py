@@ -46,6 +46,8 @@ class Epochs(Schedule):
     def begin(self, recorded: Checkpoint | None, start: Start | None) -> None:
         """Examine the network and make it ready."""
         session, optimizer = self.session, None
+        if recorded is not None:
+            self.method.recall(recorded.header.method)
         model = session.first_network(recorded, start)
         self.method.examine(model, session.data.example(), session.around)
         if recorded is not None:

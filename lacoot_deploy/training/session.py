@@ -76,6 +76,7 @@ class Session:
         seconds: Training time over all starts of the run.
         state: How far a schedule of rounds is, saved with every checkpoint; None for a schedule without.
         good: The network that such a schedule would keep, likewise.
+        method: How is trained.
         plain: The network that is trained, on the device, as no accelerator has wrapped it.
         trainer: What trains it.
     """
@@ -91,6 +92,7 @@ class Session:
         self.reports: list[EpochReport] = []
         self.state: MethodState | None = None
         self.good: dict[str, torch.Tensor] = {}
+        self.method: Method[Any]
         self.plain: nn.Module
         self.trainer: Trainer
         self._teacher: nn.Module | None = None
@@ -111,6 +113,8 @@ class Session:
             model=self.recipe.model,
             compiled=self.recipe.compile,
             note=self.progress.note,
+            images=lambda: self.images[0],
+            batch=self.recipe.batch_size,
         )
 
     @property
@@ -187,6 +191,7 @@ class Session:
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             # On the CPU PyTorch has none: there each process normalises with its own share of the batch.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.method = method
         self.plain = model = self.to_device(model)
         companion = method.accompany(model, self.around)
         if recipe.compile:
@@ -261,6 +266,7 @@ class Session:
             history=list(self.history),
             rounds=self.state,
             threads=self.tempo.chosen,
+            method=self.method.remember(),
         )
         weights, optimizer = self.plain.state_dict(), self.optimizer.state_dict()
         return Checkpoint(header, weights, optimizer, self.data.examples, self.good)

@@ -106,7 +106,7 @@ def test_bars_without_block_signs(monkeypatch):
 
 
 def test_colour_on_a_terminal_unless_no_color_is_set():
-    arguments = [*MODULE, "inspect", "missing.onnx"]
+    arguments = [*MODULE, "inspect", "missing.onnx", "-q"]
     code, text = on_terminal(arguments)
     assert code == 3
     assert ESCAPE in text

@@ -22,6 +22,7 @@ RUNS = {
     "05_detection.py": (["--steps", "150", "--max-drift", "0.3"], ("gone: ", "boxes found: ")),
     "04_finetune.py": (["--epochs", "2"], ("fine-tuned: ",)),
     "03_own_model.py": (["--epochs", "4"], ()),
+    "08_tasks.py": (["regression", "--steps", "60", "--count", "1"], ("1 blocks gone, R2",)),
     "06_transformer.py": (["--steps", "60", "--max-drop", "5"], ("8 residual units", "gone: ")),
 }
 """Arguments that keep a sample short, and what it says."""
@@ -77,6 +78,14 @@ def test_a_sample_in_little(name, tmp_path):
 def test_a_sample_as_it_stands(name, tmp_path):
     done = sample(name, "-o", "out", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_every_task_has_a_network_that_is_cut(tmp_path):
+    done = sample("08_tasks.py", "all", "--steps", "150", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    for words in ("R2 ", "mean IoU ", "rank correlation ", "perplexity ", "denoising error "):
+        assert words in done.stdout
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ class _Call:
     made: int
 
 
-class _Trace(TorchFunctionMode):
+class CallTrace(TorchFunctionMode):
     """Every call of a torch function, and which tensors go into and out of every leaf module."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -141,8 +141,21 @@ class _Trace(TorchFunctionMode):
         return output
 
     def remove(self) -> None:
+        """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+
+
+def trace_calls(model: nn.Module, example: torch.Tensor) -> CallTrace:
+    """What a forward pass in evaluation mode calls, no activation overwriting its input."""
+    with _out_of_place(model), evaluating(model), torch.no_grad():
+        trace = CallTrace(model)
+        try:
+            with trace:
+                model(example)
+        finally:
+            trace.remove()
+    return trace
 
 
 def find_activations(model: nn.Module, example: torch.Tensor) -> Activations:
@@ -152,13 +165,7 @@ def find_activations(model: nn.Module, example: torch.Tensor) -> Activations:
         model: The network.
         example: Two or more real inputs.
     """
-    with _out_of_place(model), evaluating(model), torch.no_grad():
-        trace = _Trace(model)
-        try:
-            with trace:
-                model(example)
-        finally:
-            trace.remove()
+    trace = trace_calls(model, example)
     modules = dict(model.named_modules())
     sites: list[Site] = []
     refused: list[tuple[str, str]] = []
@@ -185,7 +192,7 @@ def find_activations(model: nn.Module, example: torch.Tensor) -> Activations:
 
 
 def _site(
-    path: str, modules: dict[str, nn.Module], trace: _Trace, value: torch.Tensor, output: torch.Tensor
+    path: str, modules: dict[str, nn.Module], trace: CallTrace, value: torch.Tensor, output: torch.Tensor
 ) -> Site:
     makers = {call.made: call for call in trace.calls}
     maker = makers.get(id(value))
@@ -231,7 +238,7 @@ def _nearest(value: int, modules: dict[str, nn.Module], makers: dict[int, _Call]
     return ""
 
 
-def _consumer(path: str, modules: dict[str, nn.Module], trace: _Trace, output: torch.Tensor) -> str | None:
+def _consumer(path: str, modules: dict[str, nn.Module], trace: CallTrace, output: torch.Tensor) -> str | None:
     """The weighted module that alone reads a value, through dropout and batch normalisation."""
     value, own = id(output), path
     while True:

@@ -62,6 +62,8 @@ class Surroundings:
         model: Name of the network, for messages.
         compiled: Whether it is compiled, so that nothing but modules can be watched.
         note: Is told what the reader should know, in sentences.
+        images: Gives the training images on the device.
+        batch: Images of a step.
     """
 
     seed: int
@@ -71,6 +73,8 @@ class Surroundings:
     model: str
     compiled: bool
     note: Callable[[str], None]
+    images: Callable[[], DeviceImages]
+    batch: int
 
 
 class Companion:
@@ -87,8 +91,8 @@ class Companion:
     def begin_epoch(self, epoch: int) -> None:
         """An epoch (counted from 0) begins; whatever is drawn in it depends on its number alone."""
 
-    def begin_step(self, done: float) -> None:
-        """A step begins, at that share of the training."""
+    def begin_step(self, done: float, rate: float) -> None:
+        """A step begins, at that share of the training and with that learning rate."""
 
     def watching(self) -> AbstractContextManager[None]:
         """Context of the forward pass of a training step."""
@@ -117,6 +121,13 @@ class Method(ABC, Generic[S]):
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
+
+    def remember(self) -> dict[str, Any]:
+        """What a resumed run has to know besides the network, as plain data; saved with every checkpoint."""
+        return {}
+
+    def recall(self, remembered: dict[str, Any]) -> None:
+        """Take that over again, before the network is examined."""
 
     def examine(self, model: nn.Module, example: torch.Tensor, around: Surroundings) -> None:
         """Look at the network that the run begins with, on the CPU.
@@ -193,7 +204,11 @@ class RoundsMethod(Method[R]):
     """Those that may become linear."""
 
     def examine(self, model: nn.Module, example: torch.Tensor, around: Surroundings) -> None:
-        """Find the activations that may go, and say what cannot and why."""
+        """Find the activations that may go, and say what cannot and why.
+
+        Raises:
+            UsageError: None can, or one that the recipe names cannot.
+        """
         self.found = find_activations(model, example)
         chosen: list[Site] = []
         reasons: dict[str, list[str]] = {}

@@ -55,7 +55,11 @@ class Lacoot(Method[LacootSettings]):
     tracked: tuple[TrackedBlock, ...] = ()
 
     def examine(self, model: nn.Module, example: torch.Tensor, around: Surroundings) -> None:
-        """Find the blocks that a bypass can remove, and say which are penalised."""
+        """Find the blocks that a bypass can remove, and say which are penalised.
+
+        Raises:
+            UsageError: None can be, or the network is compiled and one is a sum in another module's own forward.
+        """
         found = locate_blocks(model, example)
         if self.settings.penalty > 0:
             self.tracked = found.select(self.settings.penalty_blocks)
@@ -100,7 +104,7 @@ class BlockPenalty(Companion):
         """Directions of its own for every epoch."""
         self.directions = seeded(self.around.seed, epoch, DIRECTIONS, device=self.around.device)
 
-    def begin_step(self, done: float) -> None:
+    def begin_step(self, done: float, rate: float) -> None:
         """Lambda as the schedule has it."""
         self.weight = penalty_weight(self.settings, done)
 

@@ -12,6 +12,7 @@ from lacoot_deploy.training.methods.lacoot import Lacoot, LacootSettings
 from lacoot_deploy.training.methods.layercollapse import LayerCollapse, LayerCollapseSettings
 from lacoot_deploy.training.methods.nepenthe import Nepenthe, NepentheSettings
 from lacoot_deploy.training.methods.tlc import Tlc, TlcSettings
+from lacoot_deploy.training.methods.trady import Trady, TradySettings
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ METHODS: Mapping[str, Entry] = {
     "nepenthe": Entry(Nepenthe, NepentheSettings),
     "tlc": Entry(Tlc, TlcSettings),
     "layercollapse": Entry(LayerCollapse, LayerCollapseSettings),
+    "trady": Entry(Trady, TradySettings),
 }
 
 
