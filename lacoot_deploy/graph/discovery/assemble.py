@@ -159,55 +159,43 @@ class _Assembler:
             labels = [name]
         forms, reason, keep_relu = self._forms(group)
         dead = self._dead(group, forms[0] if forms else None)
-        return self._record(
-            name,
-            group.input,
-            group.output,
-            tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True)),
-            forms,
-            dead,
-            reason,
-            keep_relu=keep_relu,
-            private_outputs=_private(group),
-        )
+        units = tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True))
+        return self._record(name, group, units, dead, forms, reason, keep_relu=keep_relu)
 
     def _refused(self, candidate: Candidate) -> Block:
         group = Group([candidate], candidate.scope or None, candidate.input)
         name = self.names.take(block_name(group))
-        unit = unit_record(candidate, name)
-        return self._record(name, candidate.input, candidate.output, (unit,), (), [], candidate.reason)
+        return self._record(name, group, (unit_record(candidate, name),), [], (), candidate.reason)
 
     def _record(
         self,
         name: str,
-        start: str,
-        end: str,
+        group: Group,
         units: tuple[ResidualUnit, ...],
-        forms: tuple[Form, ...],
         dead: list[Node],
+        forms: tuple[Form, ...],
         reason: Reason | None,
         *,
         keep_relu: bool = False,
-        private_outputs: tuple[str, ...] = (),
     ) -> Block:
-        kept = (start, *(unit.skip for unit in units))
-        inputs = private_inputs(self.graph, dead, private_outputs, kept) if private_outputs else ()
+        private = _private(group) if forms else ()
+        kept = (group.input, *(unit.skip for unit in units))
         return Block(
             name=name,
-            input=start,
-            output=end,
+            input=group.input,
+            output=group.output,
             units=units,
             forms=forms,
-            shape=self.table.shape(start),
-            output_shape=self.table.shape(end),
-            dtype=self.table.dtype(start),
+            shape=self.table.shape(group.input),
+            output_shape=self.table.shape(group.output),
+            dtype=self.table.dtype(group.input),
             nodes=tuple(dict.fromkeys(node.label for node in dead)),
             parameters=self.costs.parameters(self.graph, freed_constants(self.graph, dead)),
             macs=self.costs.macs(self.graph, dead),
             reason=reason,
             keep_relu=keep_relu,
-            private_inputs=inputs,
-            private_outputs=private_outputs,
+            private_inputs=private_inputs(self.graph, dead, private, kept) if private else (),
+            private_outputs=private,
             scope=self.graph.scope,
         )
 
