@@ -31,7 +31,8 @@ def healing_notes(records: Sequence[HealRecord], candidates: Sequence[CandidateR
     if candidates:
         tried = "; ".join(
             f"{one.name} ({len(one.blocks)} blocks: {', '.join(one.blocks)}): drift "
-            f"{significant(one.before.drift)} cut, {significant(one.after.drift)} healed{', went on' if one.chosen else ''}"
+            f"{significant(one.before.drift)} cut, {significant(one.after.drift)} healed"
+            f"{', went on' if one.chosen else ''}"
             for one in candidates
         )
         notes.append(f"Plans healed for a short time: {tried}.")

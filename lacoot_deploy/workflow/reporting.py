@@ -210,7 +210,7 @@ def _document(
         reproduction=reproduction_of(parts, networks, given.trainings, plan, comparison, bench, data),
         notes=[
             *notes,
-            *healing_notes(healed, None if plan is None else plan.evidence.candidates),
+            *healing_notes(healed, tried),
             *(parts.dense.opened.notes if parts.dense is not None else ()),
         ],
     )
