@@ -6,7 +6,6 @@ from lacoot_deploy.bench.options import BenchOptions as BenchOptions
 from lacoot_deploy.bench.result import BenchResult as BenchResult
 from lacoot_deploy.data.options import DataOptions as DataOptions
 from lacoot_deploy.data.options import TaskOptions as TaskOptions
-from lacoot_deploy.data.options import TaskOptions as TaskOptions
 from lacoot_deploy.errors import GateError as GateError
 from lacoot_deploy.errors import InputError as InputError
 from lacoot_deploy.errors import LacootError as LacootError
