@@ -160,8 +160,7 @@ class _Assembler:
         dead = self._dead(group, forms[0] if forms else None)
         return self._record(
             name,
-            group.input,
-            group.output,
+            (group.input, group.output),
             tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True)),
             forms,
             dead,
@@ -174,13 +173,12 @@ class _Assembler:
         group = Group([candidate], candidate.scope or None, candidate.input)
         name = self.names.take(block_name(group))
         unit = unit_record(candidate, name)
-        return self._record(name, candidate.input, candidate.output, (unit,), (), [], candidate.reason)
+        return self._record(name, (candidate.input, candidate.output), (unit,), (), [], candidate.reason)
 
     def _record(
         self,
         name: str,
-        start: str,
-        end: str,
+        ends: tuple[str, str],
         units: tuple[ResidualUnit, ...],
         forms: tuple[Form, ...],
         dead: list[Node],
@@ -189,6 +187,7 @@ class _Assembler:
         keep_relu: bool = False,
         private_outputs: tuple[str, ...] = (),
     ) -> Block:
+        start, end = ends
         kept = (start, *(unit.skip for unit in units))
         inputs = private_inputs(self.graph, dead, private_outputs, kept) if private_outputs else ()
         return Block(
