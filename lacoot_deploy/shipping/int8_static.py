@@ -39,6 +39,12 @@ class StaticInt8(Conversion):
         if not layers:
             raise CannotConvertError(f"it has no operator that int8 makes faster ({', '.join(HEAVY)})")
         quantiser = _Quantiser(job, model)
+        own = job.trials.drop(quantiser.float_outputs)
+        if job.max_drop is not None and own > job.max_drop:
+            raise CannotConvertError(
+                f"before it is converted its score is {own:.2f} below the dense network's on the choosing samples, "
+                f"more than the limit of {job.max_drop:g}"
+            )
         mixed = hold_drop(job.trials, layers, quantiser, job.max_drop) if job.max_drop is not None else None
         path = quantiser.without(()) if mixed is None else mixed.path
         kind = job.target.int8

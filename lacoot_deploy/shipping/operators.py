@@ -12,7 +12,7 @@ from lacoot_deploy.runtime.reading import is_ort
 from lacoot_deploy.runtime.sessions import open_session
 
 _FLOAT = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcFusedConv")
-"""Heavy operators as ONNX Runtime names them when they compute in floating point."""
+"""Heavy operators as ONNX Runtime names them when they compute in floating point; with float32 weights, in float32."""
 
 
 def fallbacks(path: Path, folder: Path, *, numbers: str | None, runtime: Runtime) -> list[str]:
@@ -39,20 +39,11 @@ def fallbacks(path: Path, folder: Path, *, numbers: str | None, runtime: Runtime
     if numbers is None or not optimised.is_file():
         return found
     graph = onnx.load(str(optimised), load_external_data=False).graph
-    if numbers in ("int8", "int8-dynamic"):
-        floats = Counter(node.op_type for node in graph.node if node.op_type in _FLOAT)
-        if floats:
-            found.append(f"float32: {_counted(floats)}")
-    elif numbers == "fp16" and session.provider == "cpu":
-        before = _casts(onnx.load(str(path), load_external_data=False).graph)
-        added = _casts(graph) - before
-        if added > 0:
-            found.append(f"float32 between {added} casts that ONNX Runtime added (no float16 kernels here)")
+    wide = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    floats = Counter(node.op_type for node in graph.node if node.op_type in _FLOAT and wide & set(node.input))
+    if floats:
+        found.append(f"computed in float32: {_counted(floats)}")
     return found
-
-
-def _casts(graph: onnx.GraphProto) -> int:
-    return sum(node.op_type == "Cast" for node in graph.node)
 
 
 def _counted(operators: Counter[str]) -> str:

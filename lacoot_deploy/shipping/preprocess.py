@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import onnx
 
 from lacoot_deploy.shipping.carry import load_whole
-from lacoot_deploy.shipping.conversion import quietly
+from lacoot_deploy.shipping.conversion import CannotConvertError, quietly
 
 if TYPE_CHECKING:
     from lacoot_deploy.shipping.conversion import Job
+
+
+_INTEGER = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "MatMulNBits")
 
 
 def prepared(job: Job) -> onnx.ModelProto:
@@ -19,12 +22,15 @@ def prepared(job: Job) -> onnx.ModelProto:
     Notes of shapes are made anew: those that describe a weight would contradict what a quantiser makes of it.
 
     Raises:
-        CannotConvertError: The preparation failed.
+        CannotConvertError: The preparation failed, or the model is quantised already.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     source, target = job.folder / "whole.onnx", job.folder / "folded.onnx"
-    onnx.save(load_whole(job.path), str(source))
+    whole = load_whole(job.path)
+    if any("Quantize" in node.op_type or node.op_type in _INTEGER for node in whole.graph.node):
+        raise CannotConvertError("it is quantised already; give the float32 network that it was made from")
+    onnx.save(whole, str(source))
     with quietly("The preparation for quantising"):
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
         model = onnx.load(str(target))

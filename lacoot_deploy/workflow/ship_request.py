@@ -130,7 +130,7 @@ def _role(manifest: Manifest | None, *, first: bool) -> Role:
     history = manifest.history if manifest is not None else []
     if not history:
         return "other"
-    healed = getattr(manifest, "healed", None) or history[-1].accuracy_healed is not None
+    healed = (manifest is not None and manifest.healed) or history[-1].accuracy_healed is not None
     return "healed" if healed else "collapsed"
 
 

@@ -359,6 +359,69 @@ def latency_cpu() -> str:
     return markdown(head, lines)
 
 
+SHIPPED = {
+    "model": "dense",
+    "short": "cut",
+    "healed": "cut and healed",
+}
+
+
+@table("shipping")
+def shipping() -> str:
+    lines = []
+    for study in figures("shipping_cpu")["studies"]:
+        for line in study["account"]["files"]:
+            network, _, conversion = line["name"].partition(" ")
+            score, timed = line["score"], line["latency"]
+            first = line is study["account"]["files"][0]
+            lines.append(
+                [
+                    f"**{study['name']}**" if first else "",
+                    f"{SHIPPED[network]}, {conversion}",
+                    "" if score is None else percent(score["value"]),
+                    "" if score is None or first else _drop(score),
+                    line["verdict"] if timed is None else "1" if first else _times(timed),
+                    "" if line["bytes"] is None else f"{line['bytes'] / 1000:.0f}",
+                ]
+            )
+    head = ("network", "file", "accuracy, %", "drop, points (95 %)", "speed-up (95 %)", "KB")
+    return markdown(head, lines, left=2)
+
+
+def _drop(score: Row) -> str:
+    return f"{score['drop']:.1f} ({score['drop_low']:.1f} to {score['drop_high']:.1f})"
+
+
+def _times(timed: Row) -> str:
+    return f"{timed['speedup']:.2f} ({timed['low']:.2f} to {timed['high']:.2f})"
+
+
+@table("shipping-together")
+def shipping_together() -> str:
+    lines = []
+    for study in figures("shipping_cpu")["studies"]:
+        files = {line["name"]: line for line in study["account"]["files"]}
+        for gain in study["account"]["gains"]:
+            if not gain["conversion"].startswith("int8"):
+                continue
+            parts = [gain["over_cut"], gain["over_converted"]]
+            network = SHIPPED[gain["both"].partition(" ")[0]]
+            lines.append(
+                [
+                    study["name"],
+                    f"{network}, {gain['conversion']}",
+                    f"{gain['drop']:.1f}",
+                    f"{gain['speedup']:.2f}",
+                    f"{files[gain['cut']]['latency']['speedup']:.2f}",
+                    f"{files[gain['converted']]['latency']['speedup']:.2f}",
+                    *(f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in parts),
+                ]
+            )
+    head = ("network", "both", "drop, points", "both", "cut alone", "int8 alone", "both over the cut",
+            "both over int8")  # fmt: skip
+    return markdown(head, lines, left=2)
+
+
 @table("bench-honesty")
 def bench_honesty() -> str:
     parts = figures("bench_honesty_cpu")["peers"]["summary"]

@@ -102,6 +102,21 @@ def test_what_does_not_suit_a_model_is_refused_with_the_reason(text, build, reas
         applied(job_for(build()[0], tmp_path), text, tmp_path)
 
 
+def test_what_is_quantised_already_is_not_quantised_again(tmp_path):
+    job = job_for(residual_cnn()[0], tmp_path)
+    path = applied(job, "int8", tmp_path).path
+    with pytest.raises(CannotConvertError, match="quantised already"):
+        applied(replace(job, path=path, folder=tmp_path / "again"), "int8", tmp_path / "again")
+
+
+def test_a_cut_that_exceeds_the_limit_itself_is_not_searched(tmp_path):
+    job = job_for(residual_cnn()[0], tmp_path)
+    other = tmp_path / "other.onnx"
+    save_model(residual_cnn(seed=5)[0], other)
+    with pytest.raises(CannotConvertError, match="before it is converted"):
+        applied(replace(job, path=other, max_drop=1.0), "int8", tmp_path)
+
+
 def test_fixed_shapes_are_those_of_the_samples_and_the_batch(tmp_path):
     job = job_for(residual_cnn()[0], tmp_path, batch=3)
     path = applied(job, "fixed", tmp_path).path
@@ -172,7 +187,8 @@ def test_operators_that_fell_back_are_told(tmp_path):
     job = job_for(residual_cnn()[0], tmp_path)
     half = applied(job, "fp16", tmp_path).path
     said = fallbacks(half, tmp_path, numbers="fp16", runtime=CPU)
-    assert not said or "cast" in said[0]
+    # Processors without float16 kernels compute the file in float32, all of it.
+    assert not said or "Conv" in said[0]
     whole = applied(replace(job, folder=tmp_path / "b"), "int8", tmp_path).path
     assert fallbacks(whole, tmp_path, numbers="int8", runtime=CPU) == []
     assert fallbacks(job.path, tmp_path, numbers="int8", runtime=CPU) == [
