@@ -7,7 +7,7 @@ distance follows. The second runs over a small fixed choice of samples, some blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,31 +105,21 @@ def measure(
         ProviderError: As for `open_session`.
         UsageError: Fewer than two samples.
     """
-    seed, projections, p = options.seed, options.projections, options.p
     if len(samples) < 2:
         raise UsageError(f"Distances need at least two samples, got {len(samples)}.")
-    ends = {block.name: pair for block in blocks if (pair := compared_values(block)) is not None}
-    if not ends:
+    names = {block.name: pair for block in blocks if (pair := compared_values(block)) is not None}
+    if not names:
         return {}
-    names = [value for pair in ends.values() for value in pair]
-    session = ExposedSession(model, names, runtime=runtime, source=source)
-    batching, probe = find_batching(session.run, session.inputs, samples, 1)
-    one = batching.size
-    ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]], one)}
-    if not ends:
+    session = ExposedSession(
+        model, [value for pair in names.values() for value in pair], runtime=runtime, source=source
+    )
+    run = _Run.of(session, names, samples, options)
+    if run is None:
         return {}
-    needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
-    features = {name: probe[name].size // one for name in needed}
-    size = batching.size
-    if not batching.exact:
-        held = 8 * sum(features.values())
-        size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // held))
-    batching, start = find_batching(lambda feeds: session.run(feeds, needed), session.inputs, samples, size)
-
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed)
     chosen = _choose(rng, len(samples), DISTRIBUTION_SAMPLES)
     subset = rng.permutation(len(samples))[:ASCENT_SAMPLES]
-    groups = list(_groups(ends, features, subset, options.memory_bytes)) if options.ascent else []
+    groups = list(_groups(run.ends, run.features, subset, options.memory_bytes)) if options.ascent else []
     total = len(samples) + sum(len(indices) for _, indices in groups)
     done = 0
 
@@ -139,46 +129,104 @@ def measure(
         if progress is not None:
             progress(done, total)
 
-    banks = {count: _directions(count, projections, seed) for count in set(features.values())}
-    streams = {name: ValueStream(banks[features[name]], chosen) for name in needed}
-    pairs = {name: PairStream() for name in ends}
-    for batch in batching.batches(samples):
-        values = session.run(batch.feeds, needed) if batch.start else start
-        rows = {name: _rows(name, values[name], batch, samples) for name in needed}
-        for name in needed:
-            streams[name].add(rows[name], batch.start)
-        for name, (first, second) in ends.items():
-            pairs[name].add(rows[first], rows[second])
-        report(batch.real)
-
-    def record(
-        value: float, count: int, floor: float | None = None, estimator: str | None = None
-    ) -> DistanceRecord:
-        made = DistanceRecord(value=value, samples=count, seed=seed, split=options.split)
-        if estimator is None:
-            return made
-        return made.model_copy(
-            update={"floor": floor, "estimator": estimator, "p": p, "projections": projections}
-        )
-
+    streams, pairs = run.streams(samples, chosen, options, report)
     records: dict[str, dict[str, DistanceRecord]] = {}
-    for name, (first, second) in ends.items():
-        value, floor = _sampled(streams[first].projected(), streams[second].projected(), p, seed)
+    for name, (first, second) in run.ends.items():
+        found = _sampled(streams[first].projected(), streams[second].projected(), options.p, options.seed)
         records[name] = {
-            "mswd": record(value, len(chosen), floor, "sampled"),
-            "paired": record(pairs[name].paired(), len(samples)),
-            "cosine": record(pairs[name].cosine(), len(samples)),
+            "mswd": _record(options, len(chosen), *found, estimator="sampled"),
+            "paired": _record(options, len(samples), pairs[name].paired()),
+            "cosine": _record(options, len(samples), pairs[name].cosine()),
         }
     for group, indices in groups:
-        collected = _collect(session, samples.take(indices), group, ends, batching, report)
+        collected = _collect(session, samples.take(indices), group, run.ends, run.batching, report)
         for name in group:
-            x, y = (collected[value] for value in ends[name])
-            value, floor = _ascended(x, y, p, projections, seed)
-            records[name]["mswd-ascent"] = record(value, len(indices), floor, "ascent")
+            x, y = (collected[value] for value in run.ends[name])
+            found = _ascended(x, y, options.p, options.projections, options.seed)
+            records[name]["mswd-ascent"] = _record(options, len(indices), *found, estimator="ascent")
     return {
         name: BlockMeasurement(records[name], streams[first].statistics(), streams[second].statistics())
-        for name, (first, second) in ends.items()
+        for name, (first, second) in run.ends.items()
     }
+
+
+def _record(
+    options: DistanceOptions,
+    samples: int,
+    value: float,
+    floor: float | None = None,
+    estimator: str | None = None,
+) -> DistanceRecord:
+    made = DistanceRecord(value=value, samples=samples, seed=options.seed, split=options.split)
+    if estimator is None:
+        return made
+    further = {"floor": floor, "estimator": estimator, "p": options.p, "projections": options.projections}
+    return made.model_copy(update=further)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A network that gives the ends of its blocks, batch by batch.
+
+    Attributes:
+        session: The network.
+        ends: The two values of each block that can be compared.
+        features: Entries of each value, for one sample.
+        batching: How it is run.
+        start: What the first batch gives.
+    """
+
+    session: ExposedSession
+    ends: dict[str, tuple[str, str]]
+    features: dict[str, int]
+    batching: Batching
+    start: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        session: ExposedSession,
+        ends: dict[str, tuple[str, str]],
+        samples: Samples,
+        options: DistanceOptions,
+    ) -> _Run | None:
+        """Tried with one sample, then with as many as fit; None where no block can be compared."""
+        batching, probe = find_batching(session.run, session.inputs, samples, 1)
+        one = size = batching.size
+        ends = {name: pair for name, pair in ends.items() if _comparable(probe[pair[0]], probe[pair[1]], one)}
+        if not ends:
+            return None
+        needed = tuple(dict.fromkeys(value for pair in ends.values() for value in pair))
+        features = {name: probe[name].size // one for name in needed}
+        if not batching.exact:
+            held = 8 * sum(features.values())
+            size = options.batch_size or max(1, min(MAX_BATCH, options.memory_bytes // held))
+        batching, start = find_batching(
+            lambda feeds: session.run(feeds, needed), session.inputs, samples, size
+        )
+        return cls(session, ends, features, batching, start)
+
+    def streams(
+        self,
+        samples: Samples,
+        chosen: NDArray[np.int64],
+        options: DistanceOptions,
+        report: Callable[[int], None],
+    ) -> tuple[dict[str, ValueStream], dict[str, PairStream]]:
+        """Every value over all samples, and every pair of ends."""
+        counts = set(self.features.values())
+        banks = {count: _directions(count, options.projections, options.seed) for count in counts}
+        streams = {name: ValueStream(banks[count], chosen) for name, count in self.features.items()}
+        pairs = {name: PairStream() for name in self.ends}
+        for batch in self.batching.batches(samples):
+            values = self.session.run(batch.feeds, tuple(self.features)) if batch.start else self.start
+            rows = {name: _rows(name, values[name], batch, samples) for name in self.features}
+            for name, stream in streams.items():
+                stream.add(rows[name], batch.start)
+            for name, (first, second) in self.ends.items():
+                pairs[name].add(rows[first], rows[second])
+            report(batch.real)
+        return streams, pairs
 
 
 def compared_values(block: Block) -> tuple[str, str] | None:

@@ -85,11 +85,15 @@ class ClassScores:
         if self.kind == "answers" or k == 1:
             own = np.isfinite(values).all(axis=self.axis) if self.kind != "answers" else True
             return np.asarray((self.answers(values) == labels) & own)
+        return self.ranks(values, labels) < k
+
+    def ranks(self, values: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
+        """How many classes score above each position's label, ties before it among them; all for no label."""
         scores = np.moveaxis(values, self.axis, -1)
         own = np.take_along_axis(scores, np.maximum(labels, 0)[..., None], axis=-1)
         before = np.arange(scores.shape[-1]) < labels[..., None]
         rank = (scores > own).sum(axis=-1) + ((scores == own) & before).sum(axis=-1)
-        return np.asarray((rank < k) & ~np.isnan(own[..., 0]) & (labels >= 0))
+        return np.asarray(np.where(~np.isnan(own[..., 0]) & (labels >= 0), rank, scores.shape[-1]))
 
 
 def whole_numbers(values: NDArray[Any]) -> NDArray[np.int64] | None:

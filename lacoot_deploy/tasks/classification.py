@@ -106,7 +106,10 @@ class Classification(Task):
             labels = self.scores.answers(_flat(np.asarray(dense[self.scores.output]), self.scores))
         elif labels.ndim > 1:
             labels = labels.argmax(axis=1)
-        columns = [self.scores.hits(values, labels, k) for k in self._tops()]
+        columns, tops = [self.scores.hits(values, labels)], self._tops()[1:]
+        if tops:
+            ranks = self.scores.ranks(values, labels)
+            columns += [ranks < k for k in tops]
         return np.stack([*columns, labels != IGNORE], axis=1).astype(np.float64)
 
     def settings(self) -> dict[str, Any]:

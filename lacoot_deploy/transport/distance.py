@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -37,22 +37,42 @@ from lacoot_deploy.transport.sliced import Matching, best_matching
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 Estimator = Literal["sampled", "ascent"]
 
 
+class Estimation(TypedDict, total=False):
+    """How a distance is estimated, as keywords.
+
+    Attributes:
+        p: Order of the distance, at least 1; 2 by default.
+        estimator: `sampled`, the default, takes the maximum over random directions, as the paper does. `ascent` looks
+            for the actual maximum: projected gradient ascent on the direction from several starts, among them the
+            mean difference and the best random directions. It is never below what `sampled` finds with the
+            same directions.
+        projections: Number of random directions; 50 by default.
+        generator: Source of the random directions.
+        steps: Ascent steps, 30 by default; only for `ascent`.
+        stride: Look only at every stride-th position along each axis from the third on (height and width of
+            images). The values are those of the smaller maps; nothing is rescaled. They come out the same on
+            average, and the time on the CPU hardly changes, since the gradient is as large as before.
+        group: Measure the samples of all processes of the group as one. Every process gets the same value, and the
+            gradients of its own samples times the number of processes, so that the average that
+            DistributedDataParallel takes is the gradient of the value. Directions come from the first process.
+    """
+
+    p: float
+    estimator: Estimator
+    projections: int
+    generator: torch.Generator | None
+    steps: int
+    stride: int
+    group: ProcessGroup | None
+
+
 def max_sliced_wasserstein(
-    x: Tensor,
-    y: Tensor,
-    *,
-    p: float = 2.0,
-    estimator: Estimator = "sampled",
-    projections: int = 50,
-    generator: torch.Generator | None = None,
-    directions: Directions | Tensor | None = None,
-    steps: int = 30,
-    stride: int = 1,
-    group: ProcessGroup | None = None,
+    x: Tensor, y: Tensor, *, directions: Directions | Tensor | None = None, **how: Unpack[Estimation]
 ) -> Tensor:
     """The max-sliced p-Wasserstein distance between two samples, a scalar in the units of the activations.
 
@@ -64,22 +84,9 @@ def max_sliced_wasserstein(
     Args:
         x: [N, ...], floating point; flattened per sample.
         y: Same shape as x.
-        p: Order of the distance, at least 1.
-        estimator: `sampled` takes the maximum over random directions, as the paper does. `ascent` looks for the
-            actual maximum: projected gradient ascent on the direction from several starts, among them the
-            mean difference and the best random directions. It is never below what `sampled` finds with the
-            same directions.
-        projections: Number of random directions.
-        generator: Source of the random directions.
         directions: The directions to use instead of random ones: `Directions` or a tensor [features, K] with
             columns of unit length, features in the order of x's memory.
-        steps: Ascent steps; only for `ascent`.
-        stride: Look only at every stride-th position along each axis from the third on (height and width of
-            images). The values are those of the smaller maps; nothing is rescaled. They come out the same on
-            average, and the time on the CPU hardly changes, since the gradient is as large as before.
-        group: Measure the samples of all processes of the group as one. Every process gets the same value, and the
-            gradients of its own samples times the number of processes, so that the average that
-            DistributedDataParallel takes is the gradient of the value. Directions come from the first process.
+        how: How it is estimated; see `Estimation`.
 
     Returns:
         A scalar of type float32 (float64 if an argument is float64).
@@ -87,30 +94,15 @@ def max_sliced_wasserstein(
     Raises:
         UsageError: Shapes differ, or an option is out of range.
     """
-    return max_sliced_wasserstein_each(
-        [(x, y)],
-        p=p,
-        estimator=estimator,
-        projections=projections,
-        generator=generator,
-        directions=None if directions is None else [directions],
-        steps=steps,
-        stride=stride,
-        group=group,
-    )[0]
+    given = None if directions is None else [directions]
+    return max_sliced_wasserstein_each([(x, y)], directions=given, **how)[0]
 
 
 def max_sliced_wasserstein_each(
     pairs: Sequence[tuple[Tensor, Tensor]],
     *,
-    p: float = 2.0,
-    estimator: Estimator = "sampled",
-    projections: int = 50,
-    generator: torch.Generator | None = None,
     directions: Sequence[Directions | Tensor] | None = None,
-    steps: int = 30,
-    stride: int = 1,
-    group: ProcessGroup | None = None,
+    **how: Unpack[Estimation],
 ) -> Tensor:
     """`max_sliced_wasserstein` of several pairs, such as the blocks of a network: [P].
 
@@ -119,19 +111,13 @@ def max_sliced_wasserstein_each(
 
     Args:
         pairs: x and y of each pair; all with the same number of samples, of one precision and on one device.
-        p: As for one pair, like all that follow.
-        estimator: See there.
-        projections: See there.
-        generator: See there.
         directions: One for each pair.
-        steps: See there.
-        stride: See there.
-        group: See there.
+        how: How they are estimated; see `Estimation`.
 
     Raises:
         UsageError: As for one pair, or the pairs have different numbers of samples, precisions or devices.
     """
-    _check_options(p, estimator, stride, group)
+    options = _Options(directions=directions, **how)
     if not pairs:
         return torch.zeros(0)
     first = pairs[0][0]
@@ -141,22 +127,34 @@ def max_sliced_wasserstein_each(
             raise UsageError(f"All pairs need as many samples, but got {x.shape[0]} and {first.shape[0]}.")
         if x.device != first.device or accumulation_dtype(x, y) != accumulation_dtype(*pairs[0]):
             raise UsageError("All pairs need one device, and float64 for all or for none.")
-    options = _Options(p, estimator, projections, generator, directions, steps, group)
-    ends = [thin_out(end, stride) for pair in pairs for end in pair]
+    ends = [thin_out(end, options.stride) for pair in pairs for end in pair]
     return _AlongDirections.apply(options, *ends)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What is not a tensor, as `max_sliced_wasserstein_each` takes it."""
+    """What is not a tensor: an `Estimation` with its defaults, checked, and the directions."""
 
-    p: float
-    estimator: Estimator
-    projections: int
-    generator: torch.Generator | None
-    directions: Sequence[Directions | Tensor] | None
-    steps: int
-    group: ProcessGroup | None
+    p: float = 2.0
+    estimator: Estimator = "sampled"
+    projections: int = 50
+    generator: torch.Generator | None = None
+    directions: Sequence[Directions | Tensor] | None = None
+    steps: int = 30
+    stride: int = 1
+    group: ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.p >= 1 and math.isfinite(self.p)):
+            raise UsageError(
+                f"The order p of the distance must be a finite number of at least 1, not {self.p}."
+            )
+        if self.estimator not in ("sampled", "ascent"):
+            raise UsageError(f"The estimator must be 'sampled' or 'ascent', not {self.estimator!r}.")
+        if self.stride < 1:
+            raise UsageError(f"The stride must be at least 1, not {self.stride}.")
+        if self.estimator == "ascent" and self.group is not None:
+            raise UsageError("The 'ascent' estimator works within one process; over several use 'sampled'.")
 
 
 def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -235,17 +233,6 @@ def _directions(
     if given.features != x.shape[1]:
         raise UsageError(f"The directions have {given.features} features, the samples {x.shape[1]}.")
     return given
-
-
-def _check_options(p: float, estimator: str, stride: int, group: ProcessGroup | None) -> None:
-    if not (p >= 1 and math.isfinite(p)):
-        raise UsageError(f"The order p of the distance must be a finite number of at least 1, not {p}.")
-    if estimator not in ("sampled", "ascent"):
-        raise UsageError(f"The estimator must be 'sampled' or 'ascent', not {estimator!r}.")
-    if stride < 1:
-        raise UsageError(f"The stride must be at least 1, not {stride}.")
-    if estimator == "ascent" and group is not None:
-        raise UsageError("The 'ascent' estimator works within one process; over several use 'sampled'.")
 
 
 class _AlongDirections(torch.autograd.Function):

@@ -77,11 +77,13 @@ def cost_of(
     healed = records[-1].accuracy_healed if records else None
     if comparison is not None:
         score = comparison.accuracy
+        if score is None and comparison.agreement is None:
+            score = comparison.fidelity
         if score is not None:
-            share = score.p_value is not None
+            name = f"{score.metric} accuracy" if score.metric.startswith("top-") else score.metric
             return Cost(
-                metric=f"{score.metric} accuracy" if share else score.metric,
-                unit="%" if share else "",
+                metric=name if comparison.accuracy is not None else f"{name} against the dense network",
+                unit="%" if score.unit == "points" else "",
                 before=score.a,
                 after=score.b,
                 drop=score.drop_points,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tiny_models import classifier, make_model, text_encoder
 
 from lacoot_deploy.data import Samples
@@ -177,6 +177,40 @@ def test_models_with_other_signatures_are_refused_with_the_reason():
         compare_models(base, cpu(classifier(classes=5), "b.onnx"), samples)
     with pytest.raises(InputError, match=r"inputs of a\.onnx are x, of b\.onnx input_ids, attention_mask"):
         compare_models(base, cpu(text_encoder(), "b.onnx"), samples)
+
+
+def test_rows_that_differ_in_number_are_left_out_and_said():
+    def finder(least):
+        nodes = [
+            helper.make_node("Greater", ["x", "least"], ["found"]),
+            helper.make_node("NonZero", ["found"], ["places"]),
+            helper.make_node("MatMul", ["x", "weight"], ["y"]),
+        ]
+        model = make_model(
+            nodes,
+            {"x": (TensorProto.FLOAT, ["n", 3])},
+            {"places": (TensorProto.INT64, [2, "k"]), "y": (TensorProto.FLOAT, ["n", 4])},
+        )
+        for name, value in (("least", np.float32(least)), ("weight", np.eye(3, 4, dtype=np.float32))):
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return cpu(model)
+
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    labels = x.argmax(axis=1)
+    result = compare_models(finder(0.0), finder(0.5), Samples({"x": x}, labels), batch_size=8)
+    assert result.outputs["places"].max_abs is None
+    assert "'places' has shape [2, " in result.notes[0]
+    assert result.outputs["y"].max_abs == 0
+    assert result.accuracy.drop_points == 0
+
+
+def test_labels_that_the_model_cannot_tell_are_refused(pair):
+    weight, other, samples = pair
+    wrong = Samples(samples.feeds, (samples.labels + 1) % 8)
+    a, b = cpu(classifier(weight)), cpu(classifier(other))
+    with pytest.raises(InputError, match=r"Labels less one give 100.00 %.*--trust-labels"):
+        compare_models(a, b, wrong)
+    assert compare_models(a, b, wrong, task=TaskOptions(trust_labels=True)).dense.believed is False
 
 
 def test_a_metric_of_the_user_per_sample_and_as_one_number(pair):

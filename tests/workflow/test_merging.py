@@ -113,7 +113,9 @@ def test_a_merge_that_differs_leaves_the_unmerged_model(
 
 
 def test_merging_can_be_left_out(tmp_path: Path) -> None:
-    done = train(Recipe.model_validate(RECIPE.model_dump() | {"rounds": 1, "merge": "never"}), tmp_path / "run")
+    done = train(
+        Recipe.model_validate(RECIPE.model_dump() | {"rounds": 1, "merge": "never"}), tmp_path / "run"
+    )
     assert done.merge is not None
     assert done.merge.merged == []
     assert done.merge.before == done.merge.after
