@@ -28,6 +28,8 @@ from lacoot_deploy_cli.main import run
 MODELS = Path(__file__).resolve().parent / "models"
 MAX_DROP = 2.0
 """Points that the healed network may lose against the dense one without penalty before the demo fails."""
+MAX_LOSS = 12.0
+"""And those of the network in the second half, which has a few hundred pictures and a minute."""
 
 Words = Sequence[str | Path]
 
@@ -63,7 +65,7 @@ class Table:
         compared = command("compare", self.reference, model, *self.data, *limits)
         accuracy = compared["accuracy"]
         low, high = accuracy["ci95"]
-        speed = "1"
+        speed = "1" if model == self.reference else ""
         if timed and model != self.reference:
             measured = command("bench", self.reference, model, "--min-time", "4")
             speed = "{:.2f} ({:.2f} to {:.2f})".format(measured["speedup"], *measured["ci95"])
@@ -87,15 +89,12 @@ class Table:
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def shipped(dense: Path, cut: Path, data: Words, out: Path) -> Path | None:
-    """The int8 file that `ship` made of the cut network; None where it was not within the limit."""
-    account = command(
-        "ship", dense, cut, *data, "--convert", "int8", "--no-bench", "--max-drop", "3", "-o", out
-    )
-    for line in account["files"]:
-        if line["conversion"] == "int8" and Path(line["model"]).stem == cut.stem and line["file"]:
-            return out / str(line["file"])
-    return None
+def shipped(dense: Path, cut: Path, data: Words, limit: float, out: Path) -> Path:
+    """The int8 file that `ship` makes of the cut network, within that many points of the dense one."""
+    given = [*data, "--convert", "int8", "--no-bench", "--max-drop", str(limit)]
+    lines = command("ship", dense, cut, *given, "-o", out)["files"]
+    (line,) = [line for line in lines if line["role"] != "dense" and line["conversion"] == "int8"]
+    return out / str(line["file"])
 
 
 def trained_for_it(out: Path, settings: list[str], count: int) -> list[str]:
@@ -126,9 +125,11 @@ def trained_for_it(out: Path, settings: list[str], count: int) -> list[str]:
     table.add("dense, with penalty", penalty / "model.onnx", timed=False)
     table.add("collapsed", short)
     table.add("healed", healed, "--max-drop", str(MAX_DROP))
-    small = shipped(plain / "model.onnx", healed, ["--data", "digits", "--split", "train"], out / "ship")
-    if small is not None:
-        table.add("healed, shipped in int8", small)
+    renamed, learn = out / "digits.healed.onnx", ["--data", "digits", "--split", "train"]
+    shutil.copyfile(healed, renamed)
+    table.add(
+        "healed, shipped in int8", shipped(plain / "model.onnx", renamed, learn, MAX_DROP, out / "ship")
+    )
     table.add("shallow, from scratch", out / "scratch" / "model.onnx")
     table.add("shallow, with the teacher", out / "taught" / "model.onnx", timed=False)
     table.show()
@@ -149,10 +150,8 @@ def from_a_file(out: Path, steps: int) -> None:
     table = Table(model, pictures, [])
     table.add("dense", model)
     table.add("collapsed", short)
-    table.add("healed", healed, "--max-drop", "10")
-    small = shipped(model, healed, learn, out / "resnet20.ship")
-    if small is not None:
-        table.add("healed, shipped in int8", small)
+    table.add("healed", healed, "--max-drop", str(MAX_LOSS))
+    table.add("healed, shipped in int8", shipped(model, healed, learn, MAX_LOSS, out / "resnet20.ship"))
     table.show()
 
 

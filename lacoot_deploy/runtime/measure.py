@@ -290,16 +290,15 @@ def _ascended(
 ) -> tuple[float, float]:
     import torch
 
-    from lacoot_deploy.transport import floor, max_sliced_wasserstein
+    from lacoot_deploy.transport import SlicedOptions, floor, max_sliced_wasserstein
 
     a, b = torch.from_numpy(x), torch.from_numpy(y)
     directions = _directions(x.shape[1], projections, seed)
-    value = float(max_sliced_wasserstein(a, b, p=p, estimator="ascent", directions=directions))
+    options = SlicedOptions(p=p, estimator="ascent", projections=projections)
+    value = float(max_sliced_wasserstein(a, b, options, directions=directions))
     low = floor(
         a,
-        p=p,
-        estimator="ascent",
-        projections=projections,
+        options,
         draws=ASCENT_FLOOR_DRAWS,
         generator=_generator(seed, x.shape[1], 2),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.export import evaluating
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.transport import cosine_distance, floor, max_sliced_wasserstein, paired_distance
-from lacoot_deploy.transport.distance import Estimator
+from lacoot_deploy.transport.options import Estimator
 
 BATCH = 128
 ESTIMATES: tuple[tuple[str, Estimator, int | None, int], ...] = (
@@ -88,7 +89,6 @@ def _collect(
 
 def _record(tracked: TrackedBlock, before: torch.Tensor, after: torch.Tensor, recipe: Recipe) -> BlockRecord:
     generator = torch.Generator(device=before.device)
-    options: dict[str, Any] = {"p": recipe.p, "projections": recipe.projections, "generator": generator}
     common: dict[str, Any] = {"samples": len(before), "split": "val"}
     sliced: dict[str, Any] = {
         "p": recipe.p,
@@ -99,10 +99,11 @@ def _record(tracked: TrackedBlock, before: torch.Tensor, after: torch.Tensor, re
     distances: dict[str, DistanceRecord] = {}
     for name, estimator, limit, draws in ESTIMATES:
         x, y = before[:limit], after[:limit]
+        options = replace(recipe.distance, estimator=estimator)
         generator.manual_seed(recipe.seed)
         distances[name] = DistanceRecord(
-            value=float(max_sliced_wasserstein(x, y, estimator=estimator, **options)),
-            floor=floor(x, estimator=estimator, draws=draws, **options),
+            value=float(max_sliced_wasserstein(x, y, options, generator=generator)),
+            floor=floor(x, options, draws=draws, generator=generator),
             estimator=estimator,
             samples=len(x),
             **sliced,

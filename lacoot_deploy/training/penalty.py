@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lacoot_deploy.transport import max_sliced_wasserstein_each
+from lacoot_deploy.transport import SlicedOptions, max_sliced_wasserstein_each
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-@dataclass(frozen=True)
-class DistanceOptions:
-    """How the distance is estimated.
-
-    Attributes:
-        p: Order of the Wasserstein distance.
-        estimator: `sampled` (maximum over random directions) or `ascent` (maximised direction).
-        projections: Number of random directions.
-        stride: n > 1 looks only at every n-th row and column of activations.
-    """
-
-    p: float = 2.0
-    estimator: Literal["sampled", "ascent"] = "sampled"
-    projections: int = 50
-    stride: int = 1
-
-
 def block_penalty(
     values: Mapping[str, tuple[Tensor, Tensor]],
-    options: DistanceOptions,
+    options: SlicedOptions,
     generator: torch.Generator | None = None,
     *,
     group: ProcessGroup | None = None,
@@ -52,11 +34,5 @@ def block_penalty(
         UsageError: The estimator `ascent` with several processes.
     """
     return max_sliced_wasserstein_each(
-        list(values.values()),
-        p=options.p,
-        estimator=options.estimator,
-        projections=options.projections,
-        generator=generator,
-        stride=options.stride,
-        group=group,
+        list(values.values()), options, generator=generator, group=group
     ).mean()

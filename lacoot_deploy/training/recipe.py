@@ -23,7 +23,7 @@ from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.training.cuts import CutSetting
 from lacoot_deploy.training.methods.base import MethodSettings, RoundsSettings
 from lacoot_deploy.training.methods.registry import METHODS, owners
-from lacoot_deploy.training.penalty import DistanceOptions
+from lacoot_deploy.transport.options import SlicedOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -197,9 +197,9 @@ class Recipe(BaseModel):
         return {self.method if name == "settings" else name: value for name, value in data.items()}
 
     @property
-    def distance(self) -> DistanceOptions:
+    def distance(self) -> SlicedOptions:
         """How distances are estimated."""
-        return DistanceOptions(self.p, self.estimator, self.projections)
+        return SlicedOptions(self.p, self.estimator, self.projections)
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its bare name, as JSON has it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lacoot_deploy.transport.maps import affine_least_squares, affine_map, linear_least_squares, linear_map
 from lacoot_deploy.transport.moments import ChannelMoments, JointMoments
+from lacoot_deploy.transport.options import SlicedOptions
 
 if TYPE_CHECKING:
     from lacoot_deploy.transport.directions import Directions, random_directions
@@ -32,6 +33,7 @@ __all__ = [
     "ChannelMoments",
     "Directions",
     "JointMoments",
+    "SlicedOptions",
     "affine_least_squares",
     "affine_map",
     "cosine_distance",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,46 +33,23 @@ from lacoot_deploy.transport.layout import (
     rows_in,
     thin_out,
 )
+from lacoot_deploy.transport.options import SlicedOptions
 from lacoot_deploy.transport.sliced import Matching, best_matching
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-    from typing_extensions import Unpack
 
-Estimator = Literal["sampled", "ascent"]
-
-
-class Estimation(TypedDict, total=False):
-    """How a distance is estimated, as keywords.
-
-    Attributes:
-        p: Order of the distance, at least 1; 2 by default.
-        estimator: `sampled`, the default, takes the maximum over random directions, as the paper does. `ascent` looks
-            for the actual maximum: projected gradient ascent on the direction from several starts, among them the
-            mean difference and the best random directions. It is never below what `sampled` finds with the
-            same directions.
-        projections: Number of random directions; 50 by default.
-        generator: Source of the random directions.
-        steps: Ascent steps, 30 by default; only for `ascent`.
-        stride: Look only at every stride-th position along each axis from the third on (height and width of
-            images). The values are those of the smaller maps; nothing is rescaled. They come out the same on
-            average, and the time on the CPU hardly changes, since the gradient is as large as before.
-        group: Measure the samples of all processes of the group as one. Every process gets the same value, and the
-            gradients of its own samples times the number of processes, so that the average that
-            DistributedDataParallel takes is the gradient of the value. Directions come from the first process.
-    """
-
-    p: float
-    estimator: Estimator
-    projections: int
-    generator: torch.Generator | None
-    steps: int
-    stride: int
-    group: ProcessGroup | None
+DEFAULTS = SlicedOptions()
 
 
 def max_sliced_wasserstein(
-    x: Tensor, y: Tensor, *, directions: Directions | Tensor | None = None, **how: Unpack[Estimation]
+    x: Tensor,
+    y: Tensor,
+    options: SlicedOptions = DEFAULTS,
+    *,
+    generator: torch.Generator | None = None,
+    directions: Directions | Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """The max-sliced p-Wasserstein distance between two samples, a scalar in the units of the activations.
 
@@ -84,9 +61,19 @@ def max_sliced_wasserstein(
     Args:
         x: [N, ...], floating point; flattened per sample.
         y: Same shape as x.
+        options: `estimator` "sampled" takes the maximum over `projections` random directions, as the paper does;
+            "ascent" looks for the actual maximum by `steps` of projected gradient ascent on the direction from
+            several starts, among them the mean difference and the best random directions, and is never below what
+            "sampled" finds with the same directions. A `stride` looks only at every stride-th position along each
+            axis from the third on (height and width of images): the values are those of the smaller maps, nothing is
+            rescaled; they come out the same on average, and the time on the CPU hardly changes, since the gradient
+            is as large as before.
+        generator: Source of the random directions.
         directions: The directions to use instead of random ones: `Directions` or a tensor [features, K] with
             columns of unit length, features in the order of x's memory.
-        how: How it is estimated; see `Estimation`.
+        group: Measure the samples of all processes of the group as one. Every process gets the same value, and the
+            gradients of its own samples times the number of processes, so that the average that
+            DistributedDataParallel takes is the gradient of the value. Directions come from the first process.
 
     Returns:
         A scalar of type float32 (float64 if an argument is float64).
@@ -94,15 +81,22 @@ def max_sliced_wasserstein(
     Raises:
         UsageError: Shapes differ, or an option is out of range.
     """
-    given = None if directions is None else [directions]
-    return max_sliced_wasserstein_each([(x, y)], directions=given, **how)[0]
+    return max_sliced_wasserstein_each(
+        [(x, y)],
+        options,
+        generator=generator,
+        directions=None if directions is None else [directions],
+        group=group,
+    )[0]
 
 
 def max_sliced_wasserstein_each(
     pairs: Sequence[tuple[Tensor, Tensor]],
+    options: SlicedOptions = DEFAULTS,
     *,
+    generator: torch.Generator | None = None,
     directions: Sequence[Directions | Tensor] | None = None,
-    **how: Unpack[Estimation],
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """`max_sliced_wasserstein` of several pairs, such as the blocks of a network: [P].
 
@@ -111,13 +105,15 @@ def max_sliced_wasserstein_each(
 
     Args:
         pairs: x and y of each pair; all with the same number of samples, of one precision and on one device.
+        options: As for one pair, like all that follow.
+        generator: See there.
         directions: One for each pair.
-        how: How they are estimated; see `Estimation`.
+        group: See there.
 
     Raises:
         UsageError: As for one pair, or the pairs have different numbers of samples, precisions or devices.
     """
-    options = _Options(directions=directions, **how)
+    _check_options(options, group)
     if not pairs:
         return torch.zeros(0)
     first = pairs[0][0]
@@ -127,43 +123,28 @@ def max_sliced_wasserstein_each(
             raise UsageError(f"All pairs need as many samples, but got {x.shape[0]} and {first.shape[0]}.")
         if x.device != first.device or accumulation_dtype(x, y) != accumulation_dtype(*pairs[0]):
             raise UsageError("All pairs need one device, and float64 for all or for none.")
+    call = _Call(options, generator, directions, group)
     ends = [thin_out(end, options.stride) for pair in pairs for end in pair]
-    return _AlongDirections.apply(options, *ends)  # type: ignore[no-any-return, no-untyped-call]
+    return _AlongDirections.apply(call, *ends)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(frozen=True)
-class _Options:
-    """What is not a tensor: an `Estimation` with its defaults, checked, and the directions."""
+class _Call:
+    """What is not a tensor, as `max_sliced_wasserstein_each` takes it."""
 
-    p: float = 2.0
-    estimator: Estimator = "sampled"
-    projections: int = 50
-    generator: torch.Generator | None = None
-    directions: Sequence[Directions | Tensor] | None = None
-    steps: int = 30
-    stride: int = 1
-    group: ProcessGroup | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.p >= 1 and math.isfinite(self.p)):
-            raise UsageError(
-                f"The order p of the distance must be a finite number of at least 1, not {self.p}."
-            )
-        if self.estimator not in ("sampled", "ascent"):
-            raise UsageError(f"The estimator must be 'sampled' or 'ascent', not {self.estimator!r}.")
-        if self.stride < 1:
-            raise UsageError(f"The stride must be at least 1, not {self.stride}.")
-        if self.estimator == "ascent" and self.group is not None:
-            raise UsageError("The 'ascent' estimator works within one process; over several use 'sampled'.")
+    options: SlicedOptions
+    generator: torch.Generator | None
+    directions: Sequence[Directions | Tensor] | None
+    group: ProcessGroup | None
 
 
-def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _search(rows: Sequence[tuple[Tensor, Tensor]], call: _Call) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The best direction of each of P pairs [N, D], and the matching of the pair's samples along it.
 
     Returns:
         The distances [P], their derivatives by the projections [2, P, N], and the directions, [D] each.
     """
-    directed = _all_directions(rows, options)
+    directed = _all_directions(rows, call)
     counts = {each.bank.shape[1] for each in directed}
     if len(counts) > 1:
         raise UsageError(f"All pairs need as many directions, but got {sorted(counts)}.")
@@ -173,19 +154,19 @@ def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[T
         for side, end in enumerate(ends):
             along.project(end, out=projected[side, k])
     everyone, own, processes = projected, slice(None), 1
-    if options.group is not None:
+    if call.group is not None:
         from lacoot_deploy.transport.gather import gather_samples
 
-        everyone, own = gather_samples(projected, options.group)
-        processes = options.group.size()
-    best, index = best_matching(everyone, options.p)
+        everyone, own = gather_samples(projected, call.group)
+        processes = call.group.size()
+    best, index = best_matching(everyone, call.options.p)
     values, pulls = best.value, best.pulls[..., own]
     if processes > 1:
         pulls = pulls * processes
     thetas = [along.select(one) for along, one in zip(directed, index.unbind(), strict=True)]
-    if options.estimator == "ascent":
+    if call.options.estimator == "ascent":
         found = [
-            ascend(x, y, projected[:, k], p=options.p, steps=options.steps).at_least(
+            ascend(x, y, projected[:, k], p=call.options.p, steps=call.options.steps).at_least(
                 Matching(values[k], pulls[:, k]), thetas[k]
             )
             for k, (x, y) in enumerate(rows)
@@ -196,26 +177,26 @@ def _search(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> tuple[T
     return values, pulls, thetas
 
 
-def _all_directions(rows: Sequence[tuple[Tensor, Tensor]], options: _Options) -> list[Directions]:
+def _all_directions(rows: Sequence[tuple[Tensor, Tensor]], call: _Call) -> list[Directions]:
     """The directions of each pair: those given, or random ones, the same in all processes."""
     x, y = rows[0]
-    dtype, count = accumulation_dtype(x, y), options.projections
+    dtype, count = accumulation_dtype(x, y), call.options.projections
     features = [x.shape[1] for x, _ in rows]
-    given: Sequence[Directions | Tensor | None] = options.directions or [None] * len(rows)
+    given: Sequence[Directions | Tensor | None] = call.directions or [None] * len(rows)
     if len(given) != len(rows):
         raise UsageError(f"Each pair needs its directions, but there are {len(given)} for {len(rows)} pairs.")
-    at_once = not options.directions and options.group is None and sliced.launches_count(x.device)
+    at_once = not call.directions and call.group is None and sliced.launches_count(x.device)
     if at_once and count >= 1 and sum(features) * count <= MOST_DRAWN_AT_ONCE:
         return random_directions_at_once(
-            features, count, generator=options.generator, device=x.device, dtype=dtype
+            features, count, generator=call.generator, device=x.device, dtype=dtype
         )
     found = [
-        _directions(one, x, dtype, count, options.generator) for one, (x, _) in zip(given, rows, strict=True)
+        _directions(one, x, dtype, count, call.generator) for one, (x, _) in zip(given, rows, strict=True)
     ]
-    if options.group is not None:
+    if call.group is not None:
         from lacoot_deploy.transport.gather import share_directions
 
-        found = [share_directions(one, options.group) for one in found]
+        found = [share_directions(one, call.group) for one in found]
     return found
 
 
@@ -235,6 +216,19 @@ def _directions(
     return given
 
 
+def _check_options(options: SlicedOptions, group: ProcessGroup | None) -> None:
+    if not (options.p >= 1 and math.isfinite(options.p)):
+        raise UsageError(
+            f"The order p of the distance must be a finite number of at least 1, not {options.p}."
+        )
+    if options.estimator not in ("sampled", "ascent"):
+        raise UsageError(f"The estimator must be 'sampled' or 'ascent', not {options.estimator!r}.")
+    if options.stride < 1:
+        raise UsageError(f"The stride must be at least 1, not {options.stride}.")
+    if options.estimator == "ascent" and group is not None:
+        raise UsageError("The 'ascent' estimator works within one process; over several use 'sampled'.")
+
+
 class _AlongDirections(torch.autograd.Function):
     """The distances of several pairs along their best directions, whose gradients are outer products.
 
@@ -242,11 +236,11 @@ class _AlongDirections(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, options: _Options, *ends: Tensor) -> Tensor:
+    def forward(ctx: Any, call: _Call, *ends: Tensor) -> Tensor:
         orders = [order for x in ends[::2] for order in [memory_order(x)] * 2]
         rows = [rows_in(end, order) for end, order in zip(ends, orders, strict=True)]
         with torch.autocast(ends[0].device.type, enabled=False):
-            values, pulls, thetas = _search(list(zip(rows[::2], rows[1::2], strict=True)), options)
+            values, pulls, thetas = _search(list(zip(rows[::2], rows[1::2], strict=True)), call)
         ctx.save_for_backward(pulls, *thetas)
         ctx.ends = [(end.shape, end.dtype, order) for end, order in zip(ends, orders, strict=True)]
         return values

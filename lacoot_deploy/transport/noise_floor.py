@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport.distance import Estimator, max_sliced_wasserstein
+from lacoot_deploy.transport.distance import DEFAULTS, max_sliced_wasserstein
+from lacoot_deploy.transport.options import SlicedOptions
 
 
 def floor(
     x: Tensor,
+    options: SlicedOptions = DEFAULTS,
     *,
-    p: float = 2.0,
-    estimator: Estimator = "sampled",
-    projections: int = 50,
     draws: int = 9,
     generator: torch.Generator | None = None,
 ) -> float:
@@ -33,9 +32,7 @@ def floor(
 
     Args:
         x: [N, ...], samples such as a block's input; at least two.
-        p: Order of the distance.
-        estimator: As in `max_sliced_wasserstein`.
-        projections: Number of random directions, as for the distance that it is compared with.
+        options: As for the distance that it is compared with.
         draws: Number of draws.
         generator: Source of the randomness.
 
@@ -57,10 +54,6 @@ def floor(
             device = generator.device if generator is not None else x.device
             order = torch.randperm(n, generator=generator, device=device).to(x.device)
             a, b = x.detach()[order[:half]], x.detach()[order[half : 2 * half]]
-            values.append(
-                max_sliced_wasserstein(
-                    a, b, p=p, estimator=estimator, projections=projections, generator=generator
-                )
-            )
+            values.append(max_sliced_wasserstein(a, b, options, generator=generator))
     median = float(torch.stack(values).median())
     return median * math.sqrt(half / n)

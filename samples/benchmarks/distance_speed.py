@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lacoot_deploy.data import load_images, normalise
 from lacoot_deploy.data.images import preprocessing_of
 from lacoot_deploy.training.models import REGISTRY, BasicBlock
-from lacoot_deploy.transport import max_sliced_wasserstein
+from lacoot_deploy.transport import SlicedOptions, max_sliced_wasserstein
 
 SHAPES = [(128, 65536), (128, 32768), (128, 37824), (128, 8192)]
 PROJECTIONS = 50
@@ -42,7 +42,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours(x: Tensor, y: Tensor) -> Tensor:
-    return max_sliced_wasserstein(x, y, projections=PROJECTIONS)
+    return max_sliced_wasserstein(x, y, SlicedOptions(projections=PROJECTIONS))
 
 
 def pot(x: Tensor, y: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def pot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def strided(x: Tensor, y: Tensor) -> Tensor:
-    return max_sliced_wasserstein(x, y, projections=PROJECTIONS, stride=2)
+    return max_sliced_wasserstein(x, y, SlicedOptions(projections=PROJECTIONS, stride=2))
 
 
 def race(first: Distance, second: Distance, x: Tensor, y: Tensor, rounds: int) -> dict[str, Any]:

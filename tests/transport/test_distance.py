@@ -6,13 +6,14 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import distance as distance_module
 from lacoot_deploy.transport import (
+    SlicedOptions,
     max_sliced_wasserstein,
     max_sliced_wasserstein_each,
     random_directions,
     sliced,
 )
+from lacoot_deploy.transport import distance as distance_module
 from lacoot_deploy.transport.directions import random_directions_at_once
 
 
@@ -47,7 +48,7 @@ def pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tupl
 def test_same_value_as_the_definition_on_the_same_directions(shape: tuple[int, ...], p: float) -> None:
     x, y = pair(*shape)
     directions = unit_columns(x[0].numel(), 20)
-    value = max_sliced_wasserstein(x, y, p=p, directions=directions)
+    value = max_sliced_wasserstein(x, y, SlicedOptions(p=p), directions=directions)
     expected = reference(x.flatten(1).numpy(), y.flatten(1).numpy(), directions.numpy(), p)
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
@@ -57,7 +58,7 @@ def test_same_value_and_gradient_as_pot_on_the_same_directions(p: int) -> None:
     ot = pytest.importorskip("ot")
     x, y = (a.requires_grad_() for a in pair(64, 300))
     directions = unit_columns(300, 50)
-    ours = max_sliced_wasserstein(x, y, p=p, directions=directions)
+    ours = max_sliced_wasserstein(x, y, SlicedOptions(p=p), directions=directions)
     theirs = ot.sliced.max_sliced_wasserstein_distance(x, y, projections=directions, p=p)
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
     for a, b in zip(torch.autograd.grad(ours, (x, y)), torch.autograd.grad(theirs, (x, y)), strict=True):
@@ -76,12 +77,17 @@ def test_samples_that_are_numbers_have_gradients_that_are() -> None:
 def test_gradient_is_that_of_the_naive_implementation(p: float) -> None:
     x, y = (a.requires_grad_() for a in pair(9, 4, 2, 2, dtype=torch.float64))
     directions = unit_columns(16, 10, dtype=torch.float64)
-    ours = torch.autograd.grad(3 * max_sliced_wasserstein(x, y, p=p, directions=directions), (x, y))
+    ours = torch.autograd.grad(
+        3 * max_sliced_wasserstein(x, y, SlicedOptions(p=p), directions=directions), (x, y)
+    )
     theirs = torch.autograd.grad(3 * naive(x, y, directions, p), (x, y))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert torch.autograd.gradcheck(
-        lambda a, b: max_sliced_wasserstein(a, b, p=p, directions=directions), (x, y), eps=1e-7, atol=1e-5
+        lambda a, b: max_sliced_wasserstein(a, b, SlicedOptions(p=p), directions=directions),
+        (x, y),
+        eps=1e-7,
+        atol=1e-5,
     )
 
 
@@ -92,7 +98,7 @@ def test_gradient_is_zero_and_finite_where_input_equals_output(
 ) -> None:
     x = torch.randn(shape, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    value = max_sliced_wasserstein(x, y, estimator=estimator)
+    value = max_sliced_wasserstein(x, y, SlicedOptions(estimator=estimator))
     value.backward()
     assert value == 0
     assert not x.grad.any()
@@ -159,9 +165,9 @@ def test_refuses_what_is_no_pair() -> None:
     with pytest.raises(UsageError, match=r"\(3, 4\).*\(2, 4\)"):
         max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(2, 4))
     with pytest.raises(UsageError, match="order p"):
-        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), p=0.5)
+        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), SlicedOptions(p=0.5))
     with pytest.raises(UsageError, match="estimator"):
-        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), estimator="guess")
+        max_sliced_wasserstein(torch.zeros(3, 4), torch.zeros(3, 4), SlicedOptions(estimator="guess"))
 
 
 def test_several_pairs_at_once_are_the_same_as_one_by_one() -> None:
@@ -170,10 +176,13 @@ def test_several_pairs_at_once_are_the_same_as_one_by_one() -> None:
         for estimator in ("sampled", "ascent"):
             generator = torch.Generator().manual_seed(0)
             one_by_one = [
-                max_sliced_wasserstein(x, y, generator=generator, estimator=estimator) for x, y in same_shapes
+                max_sliced_wasserstein(x, y, SlicedOptions(estimator=estimator), generator=generator)
+                for x, y in same_shapes
             ]
             generator.manual_seed(0)
-            together = max_sliced_wasserstein_each(same_shapes, generator=generator, estimator=estimator)
+            together = max_sliced_wasserstein_each(
+                same_shapes, SlicedOptions(estimator=estimator), generator=generator
+            )
             torch.testing.assert_close(together, torch.stack(one_by_one))
     with pytest.raises(UsageError, match="as many samples"):
         max_sliced_wasserstein_each([pair(8, 5), pair(7, 5)])
@@ -183,7 +192,7 @@ def test_several_pairs_at_once_are_the_same_as_one_by_one() -> None:
 def test_stride_looks_at_the_smaller_maps_and_gives_them_the_gradient() -> None:
     x, y = pair(8, 3, 9, 9)
     x.requires_grad_()
-    value = max_sliced_wasserstein(x, y, stride=2, generator=torch.Generator().manual_seed(0))
+    value = max_sliced_wasserstein(x, y, SlicedOptions(stride=2), generator=torch.Generator().manual_seed(0))
     expected = max_sliced_wasserstein(
         x[:, :, ::2, ::2], y[:, :, ::2, ::2], generator=torch.Generator().manual_seed(0)
     )
@@ -253,7 +262,9 @@ class TestTheWayOfAGpu:
             tuple(end.requires_grad_() for end in pair(9, *shape, seed=seed, dtype=torch.float64))
             for seed, shape in enumerate([(4, 2, 2), (70,), (3, 30, 30)])
         ]
-        values = max_sliced_wasserstein_each(pairs, p=p, generator=torch.Generator().manual_seed(3))
+        values = max_sliced_wasserstein_each(
+            pairs, SlicedOptions(p=p), generator=torch.Generator().manual_seed(3)
+        )
         features = [x[0].numel() for x, _ in pairs]
         drawn = random_directions_at_once(
             features,
@@ -306,7 +317,7 @@ class TestTheWayOfAGpu:
         # Without data on a pretended GPU: reading a number from it, or mixing it with the CPU, is an error there.
         with FakeTensorMode():
             ends = [torch.empty(8, 6, 4, 4, device="cuda", dtype=dtype, requires_grad=True) for _ in range(2)]
-            values = max_sliced_wasserstein_each([ends, ends[::-1]], estimator=estimator)
+            values = max_sliced_wasserstein_each([ends, ends[::-1]], SlicedOptions(estimator=estimator))
             assert values.device.type == "cuda"
             # Not `backward`, which starts a thread for the device.
             slopes = distance_module._AlongDirections.backward(values.grad_fn, torch.empty_like(values))

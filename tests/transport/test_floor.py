@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import floor, max_sliced_wasserstein
+from lacoot_deploy.transport import SlicedOptions, floor, max_sliced_wasserstein
 
 
 @pytest.mark.parametrize(("estimator", "tolerance"), [("sampled", 0.15), ("ascent", 0.05)])
@@ -16,13 +16,15 @@ def test_is_what_fresh_samples_show(n: int, features: int, estimator: str, toler
             max_sliced_wasserstein(
                 torch.randn(n, features, generator=generator),
                 torch.randn(n, features, generator=generator),
-                estimator=estimator,
+                SlicedOptions(estimator=estimator),
                 generator=generator,
             )
             for _ in range(9)
         ]
     ).median()
-    value = floor(torch.randn(n, features, generator=generator), estimator=estimator, generator=generator)
+    value = floor(
+        torch.randn(n, features, generator=generator), SlicedOptions(estimator=estimator), generator=generator
+    )
     assert value == pytest.approx(float(truth), rel=tolerance)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lacoot_deploy.transport import cosine_distance, max_sliced_wasserstein, paired_distance
+from lacoot_deploy.transport import SlicedOptions, cosine_distance, max_sliced_wasserstein, paired_distance
 
 cases = st.tuples(st.integers(1, 12), st.integers(1, 40), st.integers(0, 10_000))
 orders = st.sampled_from([1.0, 1.5, 2.0, 4.0])
@@ -23,7 +23,9 @@ def pair(case: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def distance(x: torch.Tensor, y: torch.Tensor, p: float, estimator: str) -> float:
     return float(
-        max_sliced_wasserstein(x, y, p=p, estimator=estimator, generator=torch.Generator().manual_seed(7))
+        max_sliced_wasserstein(
+            x, y, SlicedOptions(p=p, estimator=estimator), generator=torch.Generator().manual_seed(7)
+        )
     )
 
 

@@ -10,7 +10,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.transport import max_sliced_wasserstein, max_sliced_wasserstein_each
+from lacoot_deploy.transport import SlicedOptions, max_sliced_wasserstein, max_sliced_wasserstein_each
 
 SPLIT = 5
 
@@ -32,7 +32,7 @@ def work(rank: int, folder: str) -> None:
     values.sum().backward()
     torch.save((values.detach(), [(x.grad, y.grad) for x, y in pairs]), f"{folder}/{rank}.pt")
     with pytest.raises(UsageError, match="one process"):
-        max_sliced_wasserstein(*pairs[0], estimator="ascent", group=dist.group.WORLD)
+        max_sliced_wasserstein(*pairs[0], SlicedOptions(estimator="ascent"), group=dist.group.WORLD)
     dist.destroy_process_group()
 
 

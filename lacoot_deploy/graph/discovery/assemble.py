@@ -16,11 +16,12 @@ from lacoot_deploy.graph.discovery.labels import block_name, unit_name
 from lacoot_deploy.graph.discovery.layout import settle_layout
 from lacoot_deploy.graph.discovery.ownership import own_tails
 from lacoot_deploy.graph.discovery.privacy import private_inputs
-from lacoot_deploy.graph.discovery.ranges import Ranges
+from lacoot_deploy.graph.discovery.ranges import Bounds, Ranges
 from lacoot_deploy.graph.discovery.records import hides_activation, summed, unit_record
 from lacoot_deploy.graph.discovery.refusals import spans_blocks, updates_state
 from lacoot_deploy.graph.discovery.removal import dead_after, freed_constants
 from lacoot_deploy.graph.discovery.units import Finder
+from lacoot_deploy.graph.model import ops
 from lacoot_deploy.graph.model.blocks import Block, Form, Reason, ResidualUnit, Shape
 from lacoot_deploy.graph.model.index import ModelIndex, Node
 from lacoot_deploy.graph.model.naming import Names, Scopes
@@ -158,55 +159,43 @@ class _Assembler:
             labels = [name]
         forms, reason, keep_relu = self._forms(group)
         dead = self._dead(group, forms[0] if forms else None)
-        return self._record(
-            name,
-            group.input,
-            group.output,
-            tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True)),
-            forms,
-            dead,
-            reason,
-            keep_relu=keep_relu,
-            private_outputs=_private(group),
-        )
+        units = tuple(unit_record(unit, label) for unit, label in zip(group.units, labels, strict=True))
+        return self._record(name, group, units, dead, forms, reason, keep_relu=keep_relu)
 
     def _refused(self, candidate: Candidate) -> Block:
         group = Group([candidate], candidate.scope or None, candidate.input)
         name = self.names.take(block_name(group))
-        unit = unit_record(candidate, name)
-        return self._record(name, candidate.input, candidate.output, (unit,), (), [], candidate.reason)
+        return self._record(name, group, (unit_record(candidate, name),), [], (), candidate.reason)
 
     def _record(
         self,
         name: str,
-        start: str,
-        end: str,
+        group: Group,
         units: tuple[ResidualUnit, ...],
-        forms: tuple[Form, ...],
         dead: list[Node],
+        forms: tuple[Form, ...],
         reason: Reason | None,
         *,
         keep_relu: bool = False,
-        private_outputs: tuple[str, ...] = (),
     ) -> Block:
-        kept = (start, *(unit.skip for unit in units))
-        inputs = private_inputs(self.graph, dead, private_outputs, kept) if private_outputs else ()
+        private = _private(group) if forms else ()
+        kept = (group.input, *(unit.skip for unit in units))
         return Block(
             name=name,
-            input=start,
-            output=end,
+            input=group.input,
+            output=group.output,
             units=units,
             forms=forms,
-            shape=self.table.shape(start),
-            output_shape=self.table.shape(end),
-            dtype=self.table.dtype(start),
+            shape=self.table.shape(group.input),
+            output_shape=self.table.shape(group.output),
+            dtype=self.table.dtype(group.input),
             nodes=tuple(dict.fromkeys(node.label for node in dead)),
             parameters=self.costs.parameters(self.graph, freed_constants(self.graph, dead)),
             macs=self.costs.macs(self.graph, dead),
             reason=reason,
             keep_relu=keep_relu,
-            private_inputs=inputs,
-            private_outputs=private_outputs,
+            private_inputs=private_inputs(self.graph, dead, private, kept) if private else (),
+            private_outputs=private,
             scope=self.graph.scope,
         )
 
@@ -224,13 +213,11 @@ class _Assembler:
         forms: list[Form] = []
         keep_relu = False
         if same and not group.units[-1].borrowed:
-            last = group.units[-1].tail[-1:]
-            if last and last[0].op in ("Relu", "Clip"):
-                bounds = self.ranges.clip_bounds(last[0])
-                if not self.ranges.within(group.input, bounds):
-                    keep_relu = bounds == (0.0, float("inf"))
-                    # No bypass reproduces a two-sided clip: it stays where it is and only the branch goes.
-                    same = keep_relu
+            bounds = self._enforced(group)
+            if bounds is not None and not self.ranges.within(group.input, bounds):
+                keep_relu = bounds == (0.0, float("inf"))
+                # No bypass reproduces a two-sided clip: it stays where it is and only the branch goes.
+                same = keep_relu
             if same:
                 forms.append(Form.BYPASS)
         if all(short):
@@ -251,6 +238,19 @@ class _Assembler:
             ", also after a probe run." if self._probed else "; a probe run decides."
         )
         return (), Reason("shape_unknown", text, values), False
+
+    def _enforced(self, group: Group) -> Bounds | None:
+        """The bounds that the end of a block enforces; None where it ends in no clipping.
+
+        Quantisers leave out a Relu where the smallest integer stands for zero: rounding then clips as well.
+        """
+        tail = [node for node in group.units[-1].tail if node.op not in ops.SCALING_PAIR]
+        if tail and tail[-1].op in ("Relu", "Clip"):
+            return self.ranges.clip_bounds(tail[-1])
+        rounded = group.units[-1].tail[-1:]
+        if rounded and rounded[0].op == "DequantizeLinear" and self.ranges.of(rounded[0].output)[0] == 0:
+            return (0.0, float("inf"))
+        return None
 
     def _note_open(self, group: Group, same: bool | None, short: list[bool | None]) -> None:
         """Remember the values whose shapes a probe run has to settle."""

@@ -8,7 +8,7 @@ from lacoot_deploy.graph.discovery.candidates import Candidate, real_value
 from lacoot_deploy.graph.discovery.scoping import set_scopes
 from lacoot_deploy.graph.discovery.trailing import Tail, find_tail
 from lacoot_deploy.graph.model import ops
-from lacoot_deploy.graph.model.index import GraphIndex
+from lacoot_deploy.graph.model.index import GraphIndex, Node
 from lacoot_deploy.graph.model.naming import Scopes, inside
 
 
@@ -37,7 +37,32 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
             at = tail.output
             if tail.kind == "activation" or candidate.borrowed:
                 break
-        candidate.output = at
+        pair = _rounded(graph, candidate, at)
+        candidate.tail.extend(pair)
+        candidate.output = pair[-1].output if pair else at
+
+
+def _rounded(graph: GraphIndex, candidate: Candidate, value: str) -> tuple[Node, ...]:
+    """The pair that rounds the unit's result as its input was rounded: the block lies between the two pairs.
+
+    The value that stays then keeps the scale that it has.
+    """
+    maker = graph.producer.get(candidate.input)
+    if maker is None or maker.op != "DequantizeLinear" or value in graph.output_set:
+        return ()
+    nodes: list[Node] = []
+    for op in ops.SCALING_PAIR:
+        readers = graph.readers(value)
+        if (
+            len(readers) != 1
+            or readers[0].op != op
+            or readers[0].inputs[0] != value
+            or value in graph.output_set
+        ):
+            return ()
+        nodes.append(readers[0])
+        value = readers[0].output
+    return tuple(nodes)
 
 
 def _belongs(graph: GraphIndex, scopes: Scopes, candidate: Candidate, tail: Tail, inputs: set[str]) -> bool:

@@ -24,7 +24,7 @@ class Ranges:
     """Bounds of the values of one graph, by name; worked out in one pass when they are first asked for."""
 
     def __init__(self, graph: GraphIndex, parent: Ranges | None = None) -> None:
-        self._graph = graph
+        self.graph = graph
         self._parent = parent
         self._known: dict[str, Bounds] = {}
         self._looked = False
@@ -32,7 +32,7 @@ class Ranges:
     def _look(self) -> None:
         """Go through the graph once, when the first bounds are asked for; most networks need none."""
         self._looked = True
-        for node in self._graph.nodes:
+        for node in self.graph.nodes:
             rule = _RULES.get(node.op) if node.domain in ("", "com.microsoft") else None
             if rule is None:
                 continue
@@ -48,12 +48,12 @@ class Ranges:
             self._look()
         if name in self._known:
             return self._known[name]
-        tensor = self._graph.constant(name)
+        tensor = self.graph.constant(name)
         if tensor is not None:
             bounds = attempt(constant_bounds, tensor, unknown=ANY)
             self._known[name] = bounds
             return bounds
-        if self._parent is not None and self._graph.is_outer(name):
+        if self._parent is not None and self.graph.is_outer(name):
             return self._parent.of(name)
         return ANY
 
@@ -182,6 +182,20 @@ def _non_negative_of(ranges: Ranges, node: Node) -> Bounds:
     return (0.0, max(abs(low), abs(high)))
 
 
+def _dequantised(ranges: Ranges, node: Node) -> Bounds:
+    """What integers of eight bits can stand for."""
+    tensor = ranges.graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    limits = {"UINT8": (0, 255), "INT8": (-128, 127)}
+    kind = "" if tensor is None else onnx.TensorProto.DataType.Name(tensor.data_type)
+    if kind not in limits:
+        return ANY
+    least, most = limits[kind]
+    (low, high), zero = ranges.of(node.inputs[1]), ranges.of(node.inputs[2])
+    if low < 0 or math.isinf(high) or zero[0] != zero[1]:
+        return ANY
+    return ((least - zero[0]) * high, (most - zero[0]) * high)
+
+
 def _keeps_sign(ranges: Ranges, node: Node) -> Bounds:
     return (0.0, math.inf) if ranges.of(node.inputs[0])[0] >= 0 else ANY
 
@@ -219,6 +233,7 @@ _RULES: dict[str, Callable[[Ranges, Node], Bounds]] = {
     ),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("Add", "Sum"), _sum),
+    "DequantizeLinear": _dequantised,
     "Mul": _product,
     "Div": _quotient,
     "Abs": _non_negative_of,

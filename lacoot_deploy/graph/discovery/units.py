@@ -27,6 +27,11 @@ from lacoot_deploy.graph.model.naming import Scope, Scopes, common
 from lacoot_deploy.graph.model.table import ShapeTable, same_shape
 from lacoot_deploy.graph.shapes.rules import broadcast
 
+_ON_INTEGERS = (
+    "The block computes on integers, each with a scale of its own (QOperator format); collapse before quantising, or "
+    "quantise in QDQ format."
+)
+
 
 class Finder:
     """Finds the candidates of one graph."""
@@ -151,15 +156,10 @@ class Finder:
             return None
         source, region = found
         text = f"The merge adds two branches of {source}, and neither is a skip path."
-        return Candidate(
-            merge,
-            source,
-            operands[0],
-            tuple(operands[1:]),
-            region,
-            (),
-            reason=Reason("no_skip", text, (source,)),
-        )
+        reason = Reason("no_skip", text, (source,))
+        if merge.fused in ops.QUANTIZED:
+            reason = Reason("quantized", _ON_INTEGERS, (source,))
+        return Candidate(merge, source, operands[0], tuple(operands[1:]), region, (), reason=reason)
 
     def _broadcasts(self, operands: Iterable[str]) -> bool:
         """Whether the operands are known to differ in shape: a bias, a mask or an embedding."""
@@ -250,11 +250,7 @@ class Finder:
         nodes = (*candidate.region, *candidate.path, candidate.merge)
         quantized = [node for node in nodes if node.op in ops.QUANTIZED or node.fused in ops.QUANTIZED]
         if quantized:
-            return Reason(
-                "quantized",
-                "The block computes on quantised values; collapse before quantising.",
-                (quantized[0].output,),
-            )
+            return Reason("quantized", _ON_INTEGERS, (quantized[0].output,))
         ups = [node for node in candidate.own if node.op in ops.UPSAMPLING]
         resized = any(node.op in ops.UPSAMPLING for node in candidate.path)
         if ups and not resized and not self._is_inside_a_module(candidate):

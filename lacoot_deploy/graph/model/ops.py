@@ -68,8 +68,15 @@ KNOWN_DOMAINS = STANDARD_DOMAINS | {
 
 UPSAMPLING = frozenset({"Resize", "Upsample", "ConvTranspose", "DepthToSpace", "MaxUnpool", "GridSample"})
 QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"}
-)
+    {
+        "QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearSoftmax",
+        "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearAveragePool", "QGemm", "QAttention", "QLinearWhere",
+    }
+)  # fmt: skip
+"""Operators that compute on integers: each result has a scale of its own, which its readers bear too."""
+
+SCALING_PAIR = ("QuantizeLinear", "DequantizeLinear")
+"""What stands between two operators where a value is rounded to integers and read as a number again."""
 
 ACTIVATIONS = frozenset(
     {

@@ -60,13 +60,24 @@ class Splitter:
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
-        self._constant = {
-            i for i, node in enumerate(self.nodes) if node.op_type == "Constant" and not node.domain
-        }
+        self._constant = self._constants()
         self._readers: dict[str, set[int]] = {}
         for i, names in enumerate(self.reads):
             for name in names:
                 self._readers.setdefault(name, set()).add(i)
+
+    def _constants(self) -> set[int]:
+        """Nodes that give a constant: every piece that reads one gets its own copy, as if it were an initializer.
+
+        Some exporters give one of several equal weights through nodes that copy it.
+        """
+        found: set[int] = set()
+        for i, node in enumerate(self.nodes):
+            source = node.input[0] if node.op_type == "Identity" and node.input else ""
+            copied = source in self.weights or self.producer.get(source) in found
+            if not node.domain and (node.op_type == "Constant" or copied):
+                found.add(i)
+        return found
 
     def split(self, blocks: Sequence[Block]) -> tuple[Segment, ...]:
         """The graph in pieces that run one after the other.
@@ -209,9 +220,14 @@ class Splitter:
     ) -> Segment:
         """A segment of some nodes and copies of the constants that they read."""
         inside = set(members)
-        made = {self.producer.get(value) for i in members for value in self.reads[i]}
-        constants = sorted(j for j in made if j in self._constant and j not in inside)
-        nodes = [*constants, *members]
+        constants: set[int] = set()
+        stack = list(members)
+        while stack:
+            made = {self.producer.get(value) for value in self.reads[stack.pop()]}
+            new = {j for j in made if j in self._constant} - inside - constants
+            constants |= new
+            stack.extend(new)
+        nodes = [*sorted(constants), *members]
         given = {value for i in nodes for value in self.nodes[i].output if value}
         read = list(dict.fromkeys(value for i in nodes for value in self.reads[i] if value not in given))
         held = self.weights.keys() | self.sparse.keys()

@@ -16,7 +16,7 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.methods.activations import Activations, Site, find_activations
 from lacoot_deploy.training.methods.state import Edit
-from lacoot_deploy.training.penalty import DistanceOptions
+from lacoot_deploy.transport.options import SlicedOptions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -69,7 +69,7 @@ class Surroundings:
     seed: int
     device: torch.device
     group: ProcessGroup | None
-    distance: DistanceOptions
+    distance: SlicedOptions
     model: str
     compiled: bool
     note: Callable[[str], None]

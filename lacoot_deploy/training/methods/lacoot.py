@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.training.blocks import BlockCapture, TrackedBlock, locate_blocks
 from lacoot_deploy.training.data_pipeline import DIRECTIONS, seeded
 from lacoot_deploy.training.methods.base import Companion, Method, MethodSettings, Surroundings
-from lacoot_deploy.training.penalty import DistanceOptions, block_penalty
+from lacoot_deploy.training.penalty import block_penalty
 
 
 class LacootSettings(MethodSettings):
@@ -95,9 +96,7 @@ class BlockPenalty(Companion):
         """Hook the blocks."""
         self.settings, self.around = settings, around
         chosen = around.distance
-        self.options = DistanceOptions(
-            chosen.p, chosen.estimator, chosen.projections, settings.penalty_stride
-        )
+        self.options = replace(chosen, stride=settings.penalty_stride)
         self.capture = BlockCapture(tracked)
 
     def begin_epoch(self, epoch: int) -> None:
