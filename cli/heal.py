@@ -77,7 +77,7 @@ def healing(values: Values) -> HealOptions:
     healing,
     *SHARED,
     Headed(HEALING, "--batch", type=int, default=64, show_default=True, help="Samples of a step."),
-    Headed(HEALING, "--rate", type=float, default=1e-3, show_default=True, help="Peak learning rate."),
+    Headed(HEALING, "--rate", type=float, default=3e-3, show_default=True, help="Peak learning rate."),
     Headed(
         HEALING,
         "--held-back",
@@ -134,11 +134,13 @@ def command(
           --data npz:calibration.npz -o healed.onnx
     """
     from lacoot_deploy.workflow.healing_files import HealRequest, run_heal
+    from lacoot_deploy.workflow.training import is_main_process
 
     request = HealRequest(dense, cut, data, output, options, runtime, resume)
     with out.progress("preparing") as report:
         result = run_heal(request, progress=report)
-    out.result(result, show, notes=tuple(result.notes))
+    if is_main_process():
+        out.result(result, show, notes=tuple(result.notes))
 
 
 def show(result: HealResult) -> None:

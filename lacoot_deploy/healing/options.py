@@ -43,7 +43,7 @@ class HealOptions:
     steps: int = 480
     minutes: float | None = 10.0
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 3e-3
     seed: int = 0
     held_back: float = 0.15
     augment: tuple[str, ...] = ()

@@ -14,13 +14,13 @@ RISE = 0.3
 START, END = 1 / 25, 1 / 1e4
 """The rate at the beginning and at the end, as shares of the peak."""
 
-UNEVEN = 20.0
+UNEVEN = 100.0
 """Weights whose root mean squares lie further apart than this get rates in proportion to them."""
 
 SHARE = 0.003
-"""That proportion, at the usual peak rate of 0.001."""
+"""That proportion, at the usual peak rate."""
 
-USUAL = 1e-3
+USUAL = 3e-3
 
 FLOOR = 1e-2
 """No tensor's rate is under this share of the median one: shifts begin at zero and have to grow."""

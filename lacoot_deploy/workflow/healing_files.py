@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,12 @@ def run_heal(request: HealRequest, *, progress: Progress | None = None) -> HealR
         notes.append(f"There is no {request.state_file}, so the healing began anew.")
     outcome = course.run()
     notes += _ending(outcome.stopped, outcome.steps, request)
-    written = write_result(lesson, outcome, dense, target, options=request.options, runtime=request.runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        # Of several processes the first one writes; what the others make is thrown away.
+        place = target if course.main else Path(folder) / target.name
+        written = write_result(
+            lesson, outcome, dense, place, options=request.options, runtime=request.runtime
+        )
     if outcome.stopped in ("steps", "minutes") and course.main:
         request.state_file.unlink(missing_ok=True)
     if not written.healed:

@@ -134,7 +134,6 @@ TRANSFORMERS = (
     _decoder("Gemma2", "Gemma2DecoderLayer", GROUPED | {"head_dim": 16}),
     _decoder("Phi", "PhiDecoderLayer", DECODER),
     _decoder("GPTNeoX", "GPTNeoXLayer", DECODER),
-    _decoder("StableLm", "StableLmDecoderLayer", DECODER | {"partial_rotary_factor": 0.5}),
     _decoder("Olmo2", "Olmo2DecoderLayer", DECODER),
     Architecture(
         "whisper encoder",
@@ -160,7 +159,7 @@ TRANSFORMERS = (
         exporters=("torchscript",),
     ),
     _of(
-        "conformer",
+        "wav2vec2 conformer",
         "Wav2Vec2ConformerModel",
         "Wav2Vec2ConformerConfig",
         "Wav2Vec2ConformerEncoderLayer",
@@ -225,7 +224,7 @@ DENOISERS = (
         lambda: torch.randn(1, 5, 16),
     ),
     _diffusers(
-        "dit",
+        "diffusers dit",
         lambda d: d.DiTTransformer2DModel(
             num_attention_heads=2,
             attention_head_dim=8,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -277,10 +281,12 @@ def test_the_course_rises_and_falls():
 
 
 def test_uneven_tensors_get_rates_of_their_own():
-    even = {"a": torch.nn.Parameter(torch.ones(2, 2)), "b": torch.nn.Parameter(0.1 * torch.ones(2, 2))}
-    assert set(rates(even, 1e-3).values()) == {1e-3}
-    even["c"] = torch.nn.Parameter(0.001 * torch.ones(2, 2))
-    found = rates(even, 1e-3)
+    def tensor(size):
+        return torch.nn.Parameter(size * torch.ones(2, 2))
+
+    even = {"a": tensor(1.0), "b": tensor(0.1)}
+    assert set(rates(even, 3e-3).values()) == {3e-3}
+    found = rates(even | {"c": tensor(0.001)}, 3e-3)
     assert found["a"] == pytest.approx(0.003)
     assert found["b"] == pytest.approx(0.0003)
 
@@ -313,3 +319,24 @@ def test_batches_go_through_all_samples_and_images_are_varied_one_by_one():
         Supply(samples, batch=4, seed=0, augment=("flip",))
     train, held = split_held_back(Samples({"x": np.zeros((100, 1))}), 0.2, 0)
     assert (len(train), len(held)) == (80, 20)
+
+
+@pytest.mark.slow
+def test_two_processes_heal_together(pair, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = ["heal", str(pair / "dense.onnx"), str(pair / "cut.onnx"), "--data", f"npz:{pair / 'data.npz'}"]
+    words += ["-o", str(tmp_path / "out.onnx"), "--steps", "40", "--device", "cpu", "--json"]
+    started = []
+    for rank in ("0", "1"):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        ways = os.environ | own | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "lacoot_deploy", *words]
+        started.append(subprocess.Popen(command, env=ways, stdout=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert said[1] == ""
+    record = json.loads(said[0])["record"]
+    assert record["after"]["drift"] < record["before"]["drift"]
+    assert read_manifest(load_model(tmp_path / "out.onnx")).healed

@@ -24,6 +24,7 @@ RUNS = {
     "03_own_model.py": (["--epochs", "4"], ()),
     "08_tasks.py": (["regression", "--steps", "60", "--count", "1"], ("1 blocks gone, R2",)),
     "06_transformer.py": (["--steps", "60", "--max-drop", "5"], ("8 residual units", "gone: ")),
+    "09_train_stranger.py": (["--steps", "60"], ("parameters: ", "right on new labels: ")),
 }
 """Arguments that keep a sample short, and what it says."""
 
