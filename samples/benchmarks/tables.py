@@ -491,7 +491,9 @@ def trady() -> str:
         score = mean(r["accuracy"] for r in same)
         kept = mean(r["bytes"] for r in same)
         part = percent(100 * slots / found["slots"], 0)
-        rows.append((data, sampler, len(same), f"{slots:,.0f} ({part} %)", f"{percent(score)} %", f"{kept:,.0f}"))
+        rows.append(
+            (data, sampler, len(same), f"{slots:,.0f} ({part} %)", f"{percent(score)} %", f"{kept:,.0f}")
+        )
     return markdown(["data", "sampler", "seeds", "slots", "accuracy", "bytes kept"], rows, left=2)
 
 
