@@ -107,6 +107,8 @@ class Opener:
             options.use_per_session_threads = False
         else:
             options.add_session_config_entry("session.force_spinning_stop", "1")
+            # What is measured is what a user of ONNX Runtime gets.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         if further is not None:
             further(options)
 

@@ -248,6 +248,8 @@ def _options(onnxruntime: Any, runtime: Runtime, optimization: str, label: str) 
     if runtime.threads is not None:
         options.intra_op_num_threads = runtime.threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Threads that wait must not take the processor from those who would let them go on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in runtime.custom_ops:
         try:
             options.register_custom_ops_library(str(library))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Confirming:
 
     def __init__(self, engine: Engine, samples: Samples, trials: Trials) -> None:
         self._model, self._samples, self._judged = engine.model, samples, tuple(engine.judged)
-        self._trials, self._weights = trials, engine.network.weights
+        self._trials, self._network = trials, engine.network
         dense = self.outputs(())
         for name, value in dense.items():
             check_finite(name, value, samples)
@@ -53,9 +54,9 @@ class Confirming:
         session = ExposedSession(
             network,
             list(names.values()),
-            runtime=trials.runtime,
+            runtime=replace(trials.runtime, threads=self._network.pace.threads),
             source=trials.source,
-            weights=self._weights,
+            weights=self._network.weights,
         )
         found = predict(session, self._samples, list(names.values()))
         return {name: found[stand_in] for name, stand_in in names.items()}

@@ -101,6 +101,7 @@ class Engine:
             batch_size,
         )
         self.network.learn(dict(first))
+        self.network.pace.choose(first)
         folder = Folder(model)
         self._folds = {name: folder.find(block) for name, block in self.blocks.items()}
         self._limit_samples(first, _default_memory() if memory_bytes is None else memory_bytes)
@@ -348,7 +349,7 @@ class Engine:
             wanted = piece.segment.outputs if course.anew and course.fitting else network.passed_on[i]
             for batch in current:
                 if kept is None:
-                    batch.update(piece.run(batch, wanted))
+                    batch.update(network.pace.run(i, batch, wanted))
                 else:
                     feeds = {name: batch[name] for name in piece.segment.inputs}
                     batch.update(kept.session.run(feeds, wanted))

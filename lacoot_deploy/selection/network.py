@@ -18,6 +18,7 @@ from lacoot_deploy.runtime.batching import Batch, sample_axes
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.runtime.sessions import Session
 from lacoot_deploy.selection.chains import Chains
+from lacoot_deploy.selection.pace import Pace
 from lacoot_deploy.selection.pieces import Opener, Parts, Piece
 from lacoot_deploy.selection.variant import Values
 
@@ -37,6 +38,7 @@ class Network:
         place: The piece that computes each block's output, by the block's name.
         chains: How the blocks lie to one another.
         parts: What stays of a block when it goes.
+        pace: Runs pieces with the number of threads that suits the machine.
         outputs: Names of the model's outputs.
         weights: Its external weights, for further sessions of it.
 
@@ -61,6 +63,7 @@ class Network:
         self.outputs = list(dict.fromkeys(output.name for output in model.graph.output))
         self.chains = Chains(self.blocks, segments, self.outputs)
         self.parts = Parts(self._opener)
+        self.pace = Pace(self.pieces, self.parts, self._opener)
         read = self.chains.readers.keys() | set(self.outputs) | {block.input for block in blocks}
         read |= {unit.skip for block in blocks for unit in block.units[-1:]}
         self.passed_on = [[name for name in segment.outputs if name in read] for segment in segments]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class Opener:
         self, splitter: Splitter, model: onnx.ModelProto, source: Path | None, runtime: Runtime
     ) -> None:
         self.splitter = splitter
-        self._source, self._runtime = source, runtime
+        self._source, self.runtime = source, runtime
         self.weights = SharedWeights(model, source)
 
     def segment(self, segment: Segment, feeds: Mapping[str, Any]) -> Session:
@@ -51,14 +52,12 @@ class Opener:
 
     def model(self, model: onnx.ModelProto) -> Session:
         """A session of a part of the model, or of what surgery makes of one."""
-
-        def set_up(options: Any) -> None:
-            # Every piece has a pool of threads; those of one that has run must not go on spinning while the next runs.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self.weights.configure(model, options)
-
         return open_session(
-            model, self._runtime, source=self._source, label="A part of the model", configure=set_up
+            model,
+            self.runtime,
+            source=self._source,
+            label="A part of the model",
+            configure=partial(self.weights.configure, model),
         )
 
     def part_model(self, segment: Segment, feeds: Mapping[str, Any]) -> onnx.ModelProto:
@@ -73,6 +72,15 @@ class Piece:
         self.segment = segment
         self._opener = opener
         self._session: Session | None = None
+
+    @property
+    def provider(self) -> str | None:
+        """What runs it; None before it was run."""
+        return None if self._session is None else self._session.provider
+
+    def forget(self) -> None:
+        """Open it anew when it is next run."""
+        self._session = None
 
     def run(self, values: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Values:
         """Run it on what `values` has of its inputs."""
@@ -89,6 +97,11 @@ class Parts:
         self._opener = opener
         self._pieces: dict[tuple[Part, str], Piece] = {}
         self._cuts: dict[tuple[str, Form], tuple[tuple[str, ...], Session]] = {}
+
+    def forget(self) -> None:
+        """Open all parts anew when they are next run."""
+        self._pieces.clear()
+        self._cuts.clear()
 
     def run(self, block: Block, part: Part, values: Mapping[str, Any]) -> Values:
         """Run a part of a block on what `values` has of its inputs."""
