@@ -65,7 +65,8 @@ class Pace:
         if not self._left:
             return
         self._left -= 1
-        self._slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
+        if self._slowest is None:
+            self._slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
         counts = counts_to_try(usable_threads())
         self._size = self._entries(values)
         idle = self._pieces[self._slowest].provider != "cpu" or self._seconds[self._slowest] < LEAST_SECONDS
