@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 
 DATA_HELP = (
     "digits | cifar10:PATH | fashion-mnist:PATH | imagefolder:PATH | npz:PATH | python:module:function. "
-    "An npz holds one array per model input under its name and optionally 'labels'."
+    "An npz holds one array per model input under its name and optionally 'labels', or 'labels.NAME' for several."
 )
 TASK_HELP = (
     "What the model is for: classification, multilabel, regression, segmentation, tokens, embedding, detection or "

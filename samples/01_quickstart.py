@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -25,7 +26,7 @@ from typing import Any
 
 from lacoot_deploy_cli.main import run
 
-MODELS = Path(__file__).resolve().parent / "models"
+MODELS = Path(os.path.relpath(Path(__file__).parent / "models"))
 MAX_DROP = 2.0
 """Points that the healed network may lose against the dense one without penalty before the demo fails."""
 MAX_LOSS = 12.0

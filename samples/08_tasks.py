@@ -8,7 +8,7 @@ tokens          the next character of the Python documentation
 denoising       the noise in a noisy digit
 
     python samples/08_tasks.py segmentation -o out
-    python samples/08_tasks.py all -o out
+    python samples/08_tasks.py -o out
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=[*EXAMPLES, "all"])
+    parser.add_argument("task", nargs="?", default="all", choices=[*EXAMPLES, "all"], help="all if not given")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("tasks"), help="folder for all that is made"
     )

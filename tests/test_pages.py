@@ -96,6 +96,12 @@ def test_the_commands_and_functions_of_the_pages_are_those_that_exist():
     assert shown <= set(lacoot_deploy.__all__)
 
 
+def test_every_room_has_its_line_in_the_architecture():
+    rooms = [path.parent for path in (REPOSITORY / "lacoot_deploy").glob("*/__init__.py")]
+    page = PAGES["docs/architecture.md"]
+    assert not [room.name for room in rooms if f"| `lacoot_deploy/{room.name}/` |" not in page]
+
+
 def test_tables_are_those_of_the_figures():
     tables = importlib.import_module("tables")
     old = [page for page, text in PAGES.items() if tables.filled(text) != text]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -121,6 +121,14 @@ def flatten(model: onnx.ModelProto, folder: str | Path = "") -> FlatGraph:
     return _Flattener(model, Path(folder)).graph(model.graph, ((GRAPH, 0),), {}, inside=False)
 
 
+class _Scope(NamedTuple):
+    """Where a node stands: what its values are called there, opset versions, and the attributes of the call around."""
+
+    names: Mapping[str, str]
+    versions: Mapping[str, int]
+    outer: Mapping[str, onnx.AttributeProto] | None
+
+
 class _Flattener:
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         self.folder = folder
@@ -157,7 +165,8 @@ class _Flattener:
         places = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
         for node, inputs, outputs in sorted_nodes(graph):
             where = (*path, (GRAPH_NODE, next((places[name] for name in outputs if name), 0)))
-            self._add(flat, node, (inputs, outputs), where, renamed, self.versions, None, inside, 0)
+            scope = _Scope(renamed, self.versions, None)
+            self._add(flat, node, (inputs, outputs), where, scope, inside=inside)
         return flat
 
     def _add(
@@ -166,12 +175,12 @@ class _Flattener:
         node: onnx.NodeProto,
         ends: tuple[Sequence[str], Sequence[str]],
         path: Path_,
-        names: Mapping[str, str],
-        versions: Mapping[str, int],
-        outer: Mapping[str, onnx.AttributeProto] | None,
+        scope: _Scope,
+        *,
         inside: bool,
-        depth: int,
+        depth: int = 0,
     ) -> None:
+        names, versions, outer = scope
         inputs, outputs = (tuple(names.get(name, name) if name else "" for name in end) for end in ends)
         domain = "" if node.domain == "ai.onnx" else node.domain
         called = self.functions.get((node.domain, node.op_type, getattr(node, "overload", "")))
@@ -242,7 +251,8 @@ class _Flattener:
         for number, inner in enumerate(function.node):
             where = ((FUNCTIONS, place), (FUNCTION_NODE, number))
             ends_of = (tuple(inner.input), tuple(inner.output))
-            self._add(flat, inner, ends_of, where, names, versions, given, inside, depth + 1)
+            scope = _Scope(names, versions, given)
+            self._add(flat, inner, ends_of, where, scope, inside=inside, depth=depth + 1)
 
 
 def _versions(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:

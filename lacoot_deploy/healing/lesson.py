@@ -28,6 +28,7 @@ from lacoot_deploy.runtime.evaluate import fixed_batch
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.tasks import Judge, Quality, Truth
+from lacoot_deploy.tasks.belief import require_belief, try_labels
 from lacoot_deploy.tasks.judge import relative_rms
 
 ALIKE = 0.5
@@ -266,7 +267,12 @@ class _Preparation:
                 )
         floating = {n: v for n, v in dense_out.items() if v.dtype.kind == "f"}
         self._belongs(floating, cut_out)
-        return self._fitted(floating), cut_out
+        judge = self._fitted(floating)
+        belief = try_labels(judge, self.held)
+        require_belief(belief, trust=self.task.trust_labels, source=self.held.description)
+        if judge.labels:
+            self.notes.insert(0, f"{belief.sentence()}.")
+        return judge, cut_out
 
     def _fitted(self, dense: Arrays) -> Judge:
         """The judge; labels that fit no task are left out where they do not train."""

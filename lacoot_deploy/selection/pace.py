@@ -65,8 +65,11 @@ class Pace:
         if not self._left:
             return
         self._left -= 1
-        if self._slowest is None:
-            self._slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
+        # In the middle of a network what later pieces read is not there yet.
+        ready = [
+            i for i, one in enumerate(self._pieces) if all(name in values for name in one.segment.inputs)
+        ]
+        self._slowest = max(ready, key=self._seconds.__getitem__)
         counts = counts_to_try(usable_threads())
         self._size = self._entries(values)
         idle = self._pieces[self._slowest].provider != "cpu" or self._seconds[self._slowest] < LEAST_SECONDS

@@ -53,7 +53,8 @@ class Recipe(BaseModel):
         temperature: By which both networks' scores are divided before they are compared.
         weights: Local file of weights to start from (safetensors or a weights-only checkpoint).
         freeze: Module paths whose parameters and normalisation statistics stay as they are.
-        data: Image source (`digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`).
+        data: Image source (`digits`, `cifar10:PATH`, `fashion-mnist:PATH`, `imagefolder:PATH`), or one's own images and
+            labels (`npz:PATH`, `python:module:function`).
         size: Side in pixels that images are resized to; None keeps their own size.
         val_fraction: Share of the training images carved out for validation.
         limit: Train on that many images, drawn at random, and validate on as many in proportion; None for all.

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from lacoot_deploy.errors import UsageError
-from lacoot_deploy.manifest import CollapseRecord
+from lacoot_deploy.manifest import CollapseRecord, Plan
 from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.merging import MergeSummary, merge_run
 from lacoot_deploy.workflow.plans import read_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
+    from lacoot_deploy.graph.surgery.cuts import Cut, Refit
     from lacoot_deploy.training.run import Progress
 
 FIXED = ("model", "model_args", "without", "cuts", "refits", "weights", "teacher")
@@ -83,7 +88,6 @@ def heal_run(
         VerificationError: The cut network differs from the collapsed ONNX file, or training diverged.
         ProviderError: CUDA was asked for and is not there.
     """
-    from lacoot_deploy.graph.model.io import fingerprint
     from lacoot_deploy.graph.surgery.collapse import collapse_blocks
     from lacoot_deploy.selection.matching import resolve_plan, resolve_refits
     from lacoot_deploy.training.checkpoint import read_checkpoint
@@ -115,19 +119,10 @@ def heal_run(
     apply_overrides(settings, overrides)
     recipe = check_recipe(settings, origin="The recipe of the healing")
     collapsed = collapse_blocks(found.exported, cuts, refits)
-    record = CollapseRecord(
-        plan_sha256=plan.digest(),
-        model_sha256_before=fingerprint(found.exported),
-        blocks=[cut.block.name for cut in cuts],
-        forms={cut.block.name: cut.form.value for cut in cuts},
-        repairs={cut.block.name: cut.repair.kind for cut in cuts if cut.repair is not None},
-        refits=[refit.block.name for refit in refits],
-        producer=PRODUCER,
-    )
     start = Start(
         weights=healing_weights(recipe, recorded, cuts, refits, collapsed, example),
         preprocessing=recorded.header.preprocessing,
-        history=(*recorded.header.history, record),
+        history=(*recorded.header.history, _record(plan, found.exported, cuts, refits)),
     )
     result = train(recipe, Path(out), resume=resume, progress=progress, start=start)
     done = result.manifest.history[-1]
@@ -144,4 +139,21 @@ def heal_run(
         cut_val_accuracy=done.accuracy_after,
         val_accuracy=result.val_accuracy,
         merge=merge,
+    )
+
+
+def _record(
+    plan: Plan, model: onnx.ModelProto, cuts: Sequence[Cut], refits: Sequence[Refit]
+) -> CollapseRecord:
+    """What stays of the cut in the history of the new run."""
+    from lacoot_deploy.graph.model.io import fingerprint
+
+    return CollapseRecord(
+        plan_sha256=plan.digest(),
+        model_sha256_before=fingerprint(model),
+        blocks=[cut.block.name for cut in cuts],
+        forms={cut.block.name: cut.form.value for cut in cuts},
+        repairs={cut.block.name: cut.repair.kind for cut in cuts if cut.repair is not None},
+        refits=[refit.block.name for refit in refits],
+        producer=PRODUCER,
     )

@@ -189,7 +189,7 @@ def plain_line(source: Source, folder: Path, judged: Judged) -> Line:
     else:
         shutil.copyfile(source.path, path)
     line = Line(name=f"{source.stem} {PLAIN}", model=source.path.name, role=source.role, conversion=PLAIN)
-    judged.fill(line, path)
+    judged.fill(line, path, sorted(set(folder.glob(f"{path.name}.*"))))
     if line.score is not None and judged.limit is not None and line.score.drop > judged.limit:
         line.notes.append(
             f"Before anything is converted, its score is {line.score.drop:.2f} below the dense network's already, more "

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from lacoot_deploy.data import ImageSet, Samples, normalise
+from lacoot_deploy.data.options import TaskOptions
 from lacoot_deploy.errors import NothingToCollapseError, UsageError
 from lacoot_deploy.manifest import Manifest, Plan, PreprocessingRecord, RoundRecord, write_manifest
 from lacoot_deploy.threads import waiting_threads_sleep
@@ -199,6 +200,8 @@ def training_evidence(recipe: Recipe, preprocessing: PreprocessingRecord) -> Evi
         fit=samples(train, FIT_SAMPLES, "train"),
         choose=held.take(np.sort(order[:half])),
         confirm=held.take(np.sort(order[half:])),
+        # They are what it was trained on; that it has learned little of them is for the epochs to tell.
+        task=TaskOptions(trust_labels=True),
     )
 
 

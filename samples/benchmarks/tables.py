@@ -345,6 +345,21 @@ def demo_seeds() -> str:
     return markdown(head, lines)
 
 
+@table("demo-file")
+def demo_file() -> str:
+    """The demo's second half: somebody else's file."""
+    lines = []
+    for row in figures("demo_file_cpu")["rows"]:
+        change, fast = (row[key] for key in ("change", "times_as_fast"))
+        lines.append((
+            row["network"], percent(row["accuracy"]),
+            "" if change is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*change),
+            row["blocks"], row["mmacs"], row["kib"], "1" if fast is None else "{:.2f} ({:.2f} to {:.2f})".format(*fast),
+        ))  # fmt: skip
+    head = ("network", "test %", "against dense (95 %)", "blocks", "MMACs", "KiB", "times as fast (95 %)")
+    return markdown(head, lines)
+
+
 @table("latency-cpu")
 def latency_cpu() -> str:
     lines = [

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from builders import GraphBuilder, residual_cnn, residual_mlp
+from builders import GraphBuilder, own_answers, residual_cnn, residual_mlp
 from lacoot_deploy_cli.main import run as run_command
 
 from lacoot_deploy.data.types import Samples
@@ -177,8 +177,13 @@ def test_a_source_without_end(pair, tmp_path, monkeypatch):
 def test_labels_join_in(pair, tmp_path):
     with np.load(pair / "data.npz") as arrays:
         x = arrays["x"]
-    np.savez(tmp_path / "data.npz", x=x, labels=np.random.default_rng(0).integers(0, 3, len(x)))
+    by_chance = np.random.default_rng(0).integers(0, 3, len(x))
+    np.savez(tmp_path / "data.npz", x=x, labels=by_chance)
     options = HealOptions(steps=40, batch=32, rate=1e-2, labels=1.0, device="cpu")
+    with pytest.raises(InputError, match="do not seem to belong to the model"):
+        heal(pair / "dense.onnx", pair / "cut.onnx", data=f"npz:{tmp_path / 'data.npz'}", options=options)
+    told = own_answers(onnx.load(pair / "dense.onnx"), x=x)
+    np.savez(tmp_path / "data.npz", x=x, labels=told)
     result = heal(
         pair / "dense.onnx",
         pair / "cut.onnx",
@@ -187,6 +192,7 @@ def test_labels_join_in(pair, tmp_path):
         options=options,
     )
     assert "accuracy" in result.record.measure
+    assert result.notes[0].startswith("Dense network: accuracy 100.00 %")
 
 
 def test_what_cannot_be_healed_is_refused(pair, tmp_path):

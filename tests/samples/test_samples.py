@@ -59,7 +59,7 @@ def test_every_sample_is_run_here():
     assert {path.name for path in SAMPLES.glob("*.py")} == here
 
 
-TRAINING = ("02_any_onnx.py", "03_own_model.py", "04_finetune.py")
+TRAINING = ("02_any_onnx.py", "03_own_model.py", "04_finetune.py", "08_tasks.py")
 """Samples that train for so long, even in little, that only the long tests run them."""
 
 

@@ -75,6 +75,9 @@ def test_medyate_prefers_channels_with_large_norms_and_takes_unseen_ones_for_the
         "c": torch.full((10,), 1.0, dtype=torch.float64),
     }
     last["b"][3] = torch.inf
+    assert set(SAMPLERS["medyate"](draw_of(LAYERS, last={"c": last["c"]}))) == {"b", "c"}, (
+        "a layer never drawn"
+    )
     chosen = SAMPLERS["medyate"](draw_of(LAYERS, budget=10 * 12 + 20, last=last))
     assert {path: channels.tolist() for path, channels in chosen.items()} == {"b": [3], "c": list(range(10))}
 

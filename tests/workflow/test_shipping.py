@@ -205,3 +205,17 @@ def test_latencies_are_those_of_one_run(files, tmp_path):
     assert (gain.cut, gain.converted, gain.both) == ("short float32", "model int8", "short int8")
     low, high = gain.over_cut[1:]
     assert low <= gain.over_cut[0] <= high
+
+
+def test_weights_in_files_of_their_own_go_along(files, tmp_path):
+    import onnx
+
+    whole, apart = onnx.load(files[0]), tmp_path / "apart.onnx"
+    onnx.save(whole, apart, save_as_external_data=True, location="apart.bin", size_threshold=0)
+    account = run_ship(request(files, tmp_path / "out", models=(apart,), conversions=("int8",)))
+    plain, int8 = account.files
+    assert plain.beside == ["apart.onnx.data"]
+    assert plain.bytes == sum(
+        (tmp_path / "out" / name).stat().st_size for name in (plain.file, *plain.beside)
+    )
+    assert (int8.verdict, int8.beside) == ("shipped", [])

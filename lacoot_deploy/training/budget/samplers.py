@@ -76,7 +76,9 @@ def uniform(draw: Draw, paths: Sequence[str] | None) -> Chosen:
 def by_norm(draw: Draw) -> Chosen:
     """Channels of the kept layers in proportion to their last seen norm; unseen ones count as the largest."""
     channels = draw.of(draw.kept)
-    seen = torch.tensor([float(draw.last[layer.path][c]) for layer, c in channels], dtype=torch.float64)
+    unseen = {layer.path: torch.full((layer.channels,), torch.inf) for layer in draw.layers}
+    last = unseen | dict(draw.last)
+    seen = torch.tensor([float(last[layer.path][c]) for layer, c in channels], dtype=torch.float64)
     known = seen[torch.isfinite(seen)]
     largest = float(known.max()) if len(known) else 1.0
     weights = torch.where(torch.isfinite(seen), seen, largest).clamp(min=1e-12 * max(largest, 1e-300))
