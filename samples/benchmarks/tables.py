@@ -464,6 +464,57 @@ def distance_speed() -> str:
     return markdown(head, lines)
 
 
+@table("healing-files")
+def healing_files() -> str:
+    """What healing a bare file gives back."""
+    rows = [
+        (
+            row["network"], len(row["gone"]), row["samples"], row["steps"], row["augment"] or "-",
+            percent(row["dense"]), percent(row["cut"]), percent(row["healed"]), percent(row["kept_cut"]),
+            percent(row["kept_healed"]), f"{row['processor_seconds']:.0f}",
+        )
+        for row in figures("healing_files_cpu")["healed"]
+    ]  # fmt: skip
+    head = (
+        "network", "blocks gone", "samples", "steps", "varied", "dense", "cut", "healed", "kept, cut", "kept, healed",
+        "processor seconds",
+    )  # fmt: skip
+    return markdown(head, rows)
+
+
+@table("trady-steps")
+def trady_steps() -> str:
+    """What a step under a tenth of the slots keeps and takes."""
+    rows = [
+        (
+            row["network"],
+            row["batch"],
+            f"{row['kept']} of {row['layers']}",
+            f"{row['slots']:,} of {row['all']:,}",
+            f"{row['bytes']:,} of {row['plain_bytes']:,} ({percent(100 * row['bytes'] / row['plain_bytes'], 0)} %)",
+            f"{row['ms']:.0f} of {row['plain_ms']:.0f} ({row['ms'] / row['plain_ms']:.2f})",
+        )
+        for row in figures("trady_cpu")["steps"]
+    ]
+    return markdown(["network", "images", "layers kept", "slots", "bytes kept for the backward", "ms"], rows)
+
+
+@table("trady")
+def trady() -> str:
+    """Accuracy against slots and bytes, by sampler."""
+    found, rows = figures("trady_cpu"), []
+    for data, sampler, share in dict.fromkeys((r["data"], r["sampler"], r["share"]) for r in found["rows"]):
+        same = [r for r in found["rows"] if (r["data"], r["sampler"], r["share"]) == (data, sampler, share)]
+        slots = mean(r["slots"] for r in same)
+        score = mean(r["accuracy"] for r in same)
+        kept = mean(r["bytes"] for r in same)
+        part = percent(100 * slots / found["slots"], 0)
+        rows.append(
+            (data, sampler, len(same), f"{slots:,.0f} ({part} %)", f"{percent(score)} %", f"{kept:,.0f}")
+        )
+    return markdown(["data", "sampler", "seeds", "slots", "accuracy", "bytes kept"], rows, left=2)
+
+
 def filled(text: str) -> str:
     """A page with its tables made anew."""
     return PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
