@@ -119,10 +119,10 @@ class Opener:
                 feeds = {name: archive[name] for name in archive.files}
             check_feeds(session.inputs, feeds, what=session.label)
             return feeds
-        import onnx
+        from lacoot_deploy.runtime.reading import read_model
 
         check_size(session.inputs, batch=wanted.batch, dims=wanted.dims, what=session.label)
-        limits = index_limits(onnx.load(str(model.path), load_external_data=False))
+        limits = index_limits(read_model(model.path))
         return generate_feeds(
             session.inputs, batch=wanted.batch, dims=wanted.dims, seed=wanted.seed, limits=limits
         )

@@ -162,11 +162,11 @@ def _memory(request: Request) -> Response:
 
 
 def _blocks(request: Request) -> Response:
-    import onnx
+    from lacoot_deploy.runtime.reading import read_model
 
     bench = Opener(request)
     file = next(iter(request.models.values()))
-    model = onnx.load(str(file.path), load_external_data=False)
+    model = read_model(file.path)
     method = request.method or ("profile" if bench.provider == "cpu" else "prefix")
     if method == "profile" and bench.provider != "cpu":
         raise UsageError(f"A profile tells nothing of the time on {bench.provider}; use the method 'prefix'.")

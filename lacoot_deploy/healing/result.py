@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacoot_deploy.data.options import portable
 from lacoot_deploy.files import staging_folder
 from lacoot_deploy.graph.model.io import fingerprint, load_model
 from lacoot_deploy.healing.answers import Answers
@@ -116,7 +117,7 @@ def _record(
         weights=len(lesson.weights),
         parameters=int(sum(int(np.prod(dims)) for dims in shapes.values())),
         matched=[pair.value for pair in lesson.pairs],
-        data=lesson.train.description,
+        data=portable(lesson.train.description),
         samples=len(lesson.train),
         held_back=len(lesson.held),
         task=task.sentence(),

@@ -51,8 +51,17 @@ def _from_ort(path: Path) -> onnx.ModelProto:
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 4
         options.add_session_config_entry("session.save_model_format", "ONNX")
+
+        def opened() -> onnxruntime.InferenceSession:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            try:
+                session = opened()
+            except RuntimeError:
+                # A process whose sessions share their threads takes only sessions that do.
+                options.use_per_session_threads = False
+                session = opened()
         except Exception as error:  # ONNX Runtime raises several unrelated types
             problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(

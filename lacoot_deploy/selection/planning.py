@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -90,16 +90,12 @@ def make_plan(
         plan.criterion = plan.search = None
     if evidence is None:
         return _plan_without_data(plan, candidates, exact, limit, _Ranking(criterion, distances, options))
-    # Where nothing is fitted, all samples that do not confirm can choose.
-    fits = options.repair != "none" or options.refits
-    fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
-    engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
-    engine.task = evidence.task
+    engine, options = _engine(model, candidates, evidence, options, trials)
     public = [name for name in engine.judged if name in engine.network.outputs]
     belief = try_labels(
         engine.judge, engine.judge_samples, run=lambda some: trials.outputs(model, some, public)
     )
-    require_belief(belief, trust=evidence.task.trust_labels, source=choose.description)
+    require_belief(belief, trust=evidence.task.trust_labels, source=evidence.choose.description)
     plan.task = engine.judge.task.record()
     confirming = Confirming(engine, evidence.confirm, trials)
     rule = LimitRule(limit, engine.quality(engine.dense))
@@ -123,6 +119,28 @@ def make_plan(
     if trials.timed is not None and (criterion.per_latency or limit.min_speedup is not None):
         plan.evidence.timed = dict(trials.timed())
     return plan
+
+
+def _engine(
+    model: onnx.ModelProto,
+    candidates: Sequence[Block],
+    evidence: Evidence,
+    options: SearchOptions,
+    trials: Trials,
+) -> tuple[Engine, SearchOptions]:
+    """The engine, and the options that it is searched with.
+
+    Where nothing is fitted, all samples that do not confirm can choose. So it is with `auto`, too, where no repair can
+    show that it helps: the task says that costs do not tell, and there are no labels to score by.
+    """
+    fits = options.repair != "none" or options.refits
+    fit, choose = (evidence.fit, evidence.choose) if fits else (None, join(evidence.fit, evidence.choose))
+    engine = Engine(model, candidates, fit, choose, source=trials.source, runtime=trials.runtime)
+    engine.task = evidence.task
+    shows = engine.judge.task.costs_tell or engine.judge.labels
+    if options.repair == "auto" and not options.refit and not shows:
+        return _engine(model, candidates, evidence, replace(options, repair="none", refit=False), trials)
+    return engine, options
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lacoot_deploy.data.options import ANY_TASK, DataOptions
+from lacoot_deploy.data.options import ANY_TASK, DataOptions, portable
 from lacoot_deploy.manifest import (
     DataRecord,
+    HealRecord,
     LinearRecord,
     PlanOptions,
     RuntimeRecord,
@@ -41,6 +42,22 @@ def collapse_words(options: PlanOptions) -> list[str] | None:
     words += [] if data is None else data_words(data)
     words += [] if options.runtime is None else runtime_words(options.runtime)
     return [*words, "--no-probe"] if options.probe is False else words
+
+
+def heal_words(record: HealRecord) -> list[str]:
+    """Options of `heal` that ask for a healing again; how many samples there were to take is not recorded."""
+    from dataclasses import asdict
+
+    from lacoot_deploy.healing.options import HealOptions
+
+    spec, _, split = portable(record.data or "DATA").partition(" [")
+    words = ["--data", spec, *(["--split", split.rstrip("]")] if split else [])]
+    standard = {**asdict(HealOptions()), "augment": [], "match": []}
+    for name, value in record.options.items():
+        if value is not None and value != standard.get(name):
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, _text(value)]
+    return words
 
 
 def limit_words(limit: Mapping[str, Any]) -> list[str]:

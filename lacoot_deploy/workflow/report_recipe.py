@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Fact, Network, Reproduction, Training
-from lacoot_deploy.workflow.commands import collapse_words, data_record, data_words
+from lacoot_deploy.workflow.commands import collapse_words, data_record, data_words, heal_words
 from lacoot_deploy.workflow.report_inputs import Cast
 
 if TYPE_CHECKING:
@@ -66,8 +66,15 @@ def _commands(
     dense = "dense.onnx" if parts.dense is None else _shown(parts.dense.path, parts.dense.run)
     short = "collapsed.onnx" if parts.short is None else parts.short.path.name
     if parts.short is None or parts.short.run is None:
-        words = ["lacoot-deploy", "collapse", dense, *_plan_words(parts, plan), "-o", short]
-        lines.append(" ".join(quote(word) for word in words))
+        manifest = None if parts.short is None else parts.short.opened.manifest
+        healed = manifest.healed if manifest is not None else []
+        made = "cut.onnx" if healed else short
+        steps = [["collapse", dense, *_plan_words(parts, plan), "-o", made]]
+        for number, record in enumerate(healed, 1):
+            target = short if number == len(healed) else f"healed{number}.onnx"
+            steps.append(["heal", dense, made, *heal_words(record), "-o", target])
+            made = target
+        lines += [" ".join(quote(word) for word in ("lacoot-deploy", *words)) for words in steps]
     if data is not None:
         words = ["lacoot-deploy", "compare", dense, short, *data_words(data_record(data))]
         seed = f" --seed {data.seed}" if data.limit is not None or data.seed else ""

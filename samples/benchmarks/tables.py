@@ -464,6 +464,39 @@ def distance_speed() -> str:
     return markdown(head, lines)
 
 
+@table("trady-steps")
+def trady_steps() -> str:
+    """What a step under a tenth of the slots keeps and takes."""
+    rows = [
+        (
+            row["network"],
+            row["batch"],
+            f"{row['kept']} of {row['layers']}",
+            f"{row['slots']:,} of {row['all']:,}",
+            f"{row['bytes']:,} of {row['plain_bytes']:,} ({percent(100 * row['bytes'] / row['plain_bytes'], 0)} %)",
+            f"{row['ms']:.0f} of {row['plain_ms']:.0f} ({row['ms'] / row['plain_ms']:.2f})",
+        )
+        for row in figures("trady_cpu")["steps"]
+    ]
+    return markdown(["network", "images", "layers kept", "slots", "bytes kept for the backward", "ms"], rows)
+
+
+@table("trady")
+def trady() -> str:
+    """Accuracy against slots and bytes, by sampler."""
+    found, rows = figures("trady_cpu"), []
+    for data, sampler, share in dict.fromkeys((r["data"], r["sampler"], r["share"]) for r in found["rows"]):
+        same = [r for r in found["rows"] if (r["data"], r["sampler"], r["share"]) == (data, sampler, share)]
+        slots = mean(r["slots"] for r in same)
+        score = mean(r["accuracy"] for r in same)
+        kept = mean(r["bytes"] for r in same)
+        part = percent(100 * slots / found["slots"], 0)
+        rows.append(
+            (data, sampler, len(same), f"{slots:,.0f} ({part} %)", f"{percent(score)} %", f"{kept:,.0f}")
+        )
+    return markdown(["data", "sampler", "seeds", "slots", "accuracy", "bytes kept"], rows, left=2)
+
+
 def filled(text: str) -> str:
     """A page with its tables made anew."""
     return PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)

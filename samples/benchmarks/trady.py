@@ -13,6 +13,7 @@ for a plain PyTorch step of the whole network.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -28,8 +29,11 @@ from torch import nn
 from torch.nn import functional
 
 from lacoot_deploy.data import ImageSet, load_images, preprocessing_of
+from lacoot_deploy.training.budget.samplers import SAMPLERS, Draw, keep_layers
+from lacoot_deploy.training.budget.thrifty import make_thrifty, norms_behind
 from lacoot_deploy.training.budget.units import chosen_slots, find_layers, total_slots
 from lacoot_deploy.training.methods.registry import METHODS
+from lacoot_deploy.training.models import build_model
 from lacoot_deploy.training.recipe import Recipe
 from lacoot_deploy.training.run import _accelerator
 from lacoot_deploy.training.run_data import RunData
@@ -185,18 +189,67 @@ def lines(found: dict[str, Any]) -> list[str]:
     return shown
 
 
+def steps() -> list[dict[str, Any]]:
+    """A step with a tenth of the slots, drawn over the layers that TraDy keeps, beside a whole one in plain PyTorch."""
+    rows = []
+    for name, batch in [(name, batch) for name in ("mobilenetv2-cifar", "resnet20") for batch in (1, 16)]:
+        torch.manual_seed(0)
+        plain = build_model(Recipe(model=name), classes=10, channels=3).to(memory_format=torch.channels_last)
+        images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(10, (batch,))
+        ours = copy.deepcopy(plain)
+        layers, head = find_layers(ours, images)
+        thrifty = make_thrifty(ours, tuple(layer.path for layer in layers), norms_behind(ours, images))
+        ours.get_submodule(head).requires_grad_(True)
+        for layer in layers:
+            thrifty[layer.path].choose(torch.arange(layer.channels))
+        functional.cross_entropy(ours.train()(images), labels).backward()
+        scores = {ly.path: float(thrifty[ly.path].norms().sum()) / ly.cost() for ly in layers}
+        kept, budget = keep_layers(scores), total_slots(layers) // 10
+        draw = Draw(layers, kept, budget, 1, torch.Generator().manual_seed(0), lambda: {})
+        chosen = SAMPLERS["trady"](draw)
+        for path, layer in thrifty.items():
+            layer.choose(chosen.get(path, torch.empty(0, dtype=torch.int64)))
+        row = {"network": name, "batch": batch, "layers": len(layers), "kept": len(kept)}
+        row |= {"slots": chosen_slots(layers, chosen), "all": total_slots(layers)}
+        row |= {
+            "bytes": kept_bytes(ours, images, labels),
+            "plain_bytes": kept_bytes(plain.train(), images, labels),
+        }
+        times: dict[str, list[float]] = {"ms": [], "plain_ms": []}
+        for key, model in [("ms", ours), ("plain_ms", plain)] * 9:
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+            began = time.process_time()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            for layer in thrifty.values() if key == "ms" else ():
+                layer.step(0.0)
+            times[key].append(1000 * (time.process_time() - began))
+            model.zero_grad(set_to_none=True)
+        row |= {key: statistics.median(values[1:]) for key, values in times.items()}
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="CIFAR-10: a zip or folder")
+    parser.add_argument(
+        "--data", help="CIFAR-10, a zip or folder; without it a step's bytes and time alone are measured"
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found = table(arguments)
+    found: dict[str, Any] = {"steps": steps()}
+    if arguments.data is not None:
+        found |= table(arguments)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.data is None:
+        return
     print("\n".join(lines(found)))
     print(f"plain step: {found['plain']}; layer ranks agree across the data sets by {found['spearman']}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 
 from lacoot_deploy import Limit, LineariseOptions, SearchOptions
 from lacoot_deploy.data.options import DataOptions
-from lacoot_deploy.manifest import parse_plan, to_json
+from lacoot_deploy.healing.options import HealOptions
+from lacoot_deploy.manifest import HealRecord, parse_plan, to_json
 from lacoot_deploy.workflow.collapsing import CollapseRequest
-from lacoot_deploy.workflow.commands import collapse_words
+from lacoot_deploy.workflow.commands import collapse_words, heal_words
 
 NPZ = ["--data", "npz:data.npz"]
 IMAGES = [
@@ -136,3 +138,13 @@ def test_options_survive_in_a_plan_and_tell_no_folder():
     assert again == plan
     assert again.options.data.spec == "npz:y.npz"
     assert "/home" not in to_json(plan)
+
+
+def test_a_healing_is_asked_for_again_with_what_was_not_so_anyway():
+    options = asdict(HealOptions(steps=20, augment=("flip", "crop"), bf16=True))
+    record = HealRecord.model_construct(
+        data="imagefolder:/home/x/images [val]", options=json.loads(json.dumps(options))
+    )
+    assert heal_words(record) == [
+        "--data", "imagefolder:images", "--split", "val", "--steps", "20", "--augment", "flip,crop", "--bf16",
+    ]  # fmt: skip

@@ -46,6 +46,16 @@ def test_onnx_runtimes_own_format_is_inspected_and_compared(in_both_formats):
     assert total_bytes(own) == own.stat().st_size
 
 
+def test_onnx_runtimes_own_format_is_timed(in_both_formats):
+    from lacoot_deploy.bench.options import BenchOptions
+    from lacoot_deploy.workflow.benching import benchmark
+
+    quick = BenchOptions(rounds=1, min_time=0.05, memory=False)
+    report = benchmark(in_both_formats / "m.onnx", in_both_formats / "m.ort", quick)
+    assert report.b is not None
+    assert report.b.file_bytes == (in_both_formats / "m.ort").stat().st_size
+
+
 @pytest.mark.parametrize("kind", ["Dropout", "BatchNormalization"])
 def test_training_mode_is_told_and_refused_by_what_compares(kind, tmp_path):
     g = GraphBuilder()
