@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from lacoot_deploy.data.types import InputInfo, Samples
 from lacoot_deploy.runtime.batching import Batching, declared_batch, find_batching
-from lacoot_deploy.runtime.feeds import evaluate, generate_feeds, index_limits, model_inputs, sizes_of
+from lacoot_deploy.runtime.feeds import (
+    dependent_sizes,
+    generate_feeds,
+    index_limits,
+    model_inputs,
+    sizes_of,
+)
 from lacoot_deploy.runtime.options import AUTO, Runtime
 
 if TYPE_CHECKING:
@@ -68,14 +74,12 @@ def _changed(
     inputs: tuple[InputInfo, ...], feeds: Mapping[str, NDArray[Any]], dims: Mapping[str, int]
 ) -> dict[str, int]:
     """The sizes of the data with some of them changed, and what is computed from those with them."""
-    seen = sizes_of(inputs, feeds)
-    names = {dim for info in inputs for dim in info.shape if isinstance(dim, str) and dim.isidentifier()}
+    seen, sums = sizes_of(inputs, feeds), dependent_sizes(inputs)
     chosen = dict(dims)
     for info in inputs:
         for axis, dim in enumerate(info.shape):
             key = f"{info.name}:{axis}"
-            computed = isinstance(dim, str) and evaluate(dim, dict.fromkeys(names, 1)) is not None
-            if isinstance(dim, int) or key in dims or dim in dims or (computed and dim not in names):
+            if isinstance(dim, int) or key in dims or dim in dims or dim in sums:
                 continue
             chosen.setdefault(dim if isinstance(dim, str) else key, seen[key])
     return chosen

@@ -13,6 +13,7 @@ from lacoot_deploy.manifest import Plan
 from lacoot_deploy.reports.records import Answer, ReportResult
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.workflow.report_curves import curves_of
+from lacoot_deploy.workflow.report_healing import heal_records, healing_notes
 from lacoot_deploy.workflow.report_inputs import (
     RUN_FILES,
     Cast,
@@ -163,6 +164,10 @@ def _document(
     removed = removed_blocks(parts.records, plan)
     refits = refitted_blocks(parts.records, plan)
     cost, gain = cost_of(comparison, measured.judged_on, plan, parts.records), gain_of(bench)
+    healed = heal_records(parts.short)
+    tried = None if plan is None else plan.evidence.candidates
+    if healed and cost is not None and comparison is not None:
+        cost = cost.model_copy(update={"healed": True})
     scratch = scratch_of(
         parts.scratch,
         measured.control,
@@ -203,7 +208,11 @@ def _document(
         samples=None if comparison is None else comparison.samples,
         shipped=shipped_of(given.accounts),
         reproduction=reproduction_of(parts, networks, given.trainings, plan, comparison, bench, data),
-        notes=[*notes, *(parts.dense.opened.notes if parts.dense is not None else ())],
+        notes=[
+            *notes,
+            *healing_notes(healed, tried),
+            *(parts.dense.opened.notes if parts.dense is not None else ()),
+        ],
     )
     document.missing = missing_sections(document, parts)
     return document

@@ -97,7 +97,7 @@ def study(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                     "network": given.name,
                     "gone": gone,
                     "repair": given.repair,
-                    "samples": samples,
+                    "samples": result.record.samples + result.record.held_back,
                     "learnt_from": given.learn or given.data.partition(":")[0],
                     "seed": seed,
                     "steps": given.steps,

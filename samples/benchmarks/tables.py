@@ -464,6 +464,24 @@ def distance_speed() -> str:
     return markdown(head, lines)
 
 
+@table("healing-files")
+def healing_files() -> str:
+    """What healing a bare file gives back."""
+    rows = [
+        (
+            row["network"], len(row["gone"]), row["samples"], row["steps"], row["augment"] or "-",
+            percent(row["dense"]), percent(row["cut"]), percent(row["healed"]), percent(row["kept_cut"]),
+            percent(row["kept_healed"]), f"{row['processor_seconds']:.0f}",
+        )
+        for row in figures("healing_files_cpu")["healed"]
+    ]  # fmt: skip
+    head = (
+        "network", "blocks gone", "samples", "steps", "varied", "dense", "cut", "healed", "kept, cut", "kept, healed",
+        "processor seconds",
+    )  # fmt: skip
+    return markdown(head, rows)
+
+
 @table("trady-steps")
 def trady_steps() -> str:
     """What a step under a tenth of the slots keeps and takes."""

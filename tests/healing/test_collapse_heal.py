@@ -56,3 +56,17 @@ def test_patterns_of_blocks():
     assert _every_second(names, 4) == ("0", "2", "4", "6")
     assert len(_every_second(names, 3)) == 3
     assert _in_a_row(names, 4) == ("2", "3", "4", "5")
+
+
+def test_the_report_tells_of_the_healing(model, tmp_path, capsys):
+    out, plan_file, page = tmp_path / "out.onnx", tmp_path / "plan.json", tmp_path / "page.html"
+    words = f"collapse {model / 'model.onnx'} --count 1 --repair none --data npz:{model / 'data.npz'} --heal -o {out}"
+    more = f"--steps 20 --device cpu --provider cpu --plan-out {plan_file} -q"
+    assert run_command([*words.split(), *more.split()]) == 0
+    assert (
+        run_command(["report", str(model / "model.onnx"), str(out), str(plan_file), "-o", str(page), "-q"])
+        == 0
+    )
+    text = page.read_text()
+    assert "Healed: " in text
+    assert "samples held back" in text

@@ -9,6 +9,7 @@ from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.runtime.feeds import (
     check_feeds,
     check_size,
+    evaluate,
     generate_feeds,
     index_limits,
     model_inputs,
@@ -103,3 +104,45 @@ def test_what_a_decoder_attends_to_is_its_past_and_the_new_tokens_whatever_it_is
         InputInfo("attention_mask", ("batch", "m"), "int64"),
     ]
     assert resolve_shapes(without, dims={"seq": 2, "m": 9})["attention_mask"] == (1, 9)
+
+
+def test_sums_of_symbols_are_computed_and_a_past_may_be_empty():
+    inputs = (
+        InputInfo("input_ids", ("B", "S"), "int64"),
+        InputInfo("mask", ("B", "P + S"), "int64"),
+        InputInfo("past.0.key", ("B", 2, "P", 4), "float32"),
+    )
+    shapes = resolve_shapes(inputs, dims={"P": 0, "S": 3})
+    assert shapes == {"input_ids": (1, 3), "mask": (1, 3), "past.0.key": (1, 2, 0, 4)}
+    assert resolve_shapes(inputs, dims={"P": 5, "S": 3})["mask"] == (1, 8)
+    assert resolve_shapes(inputs, dims={"P": 5, "S": 3, "P + S": 9})["mask"] == (1, 9)
+    assert evaluate("2*(P - 1)", {"P": 4}) == 6
+    for text in ("P - 9", "P.x", "open('x')", "unk + 1", "a b", "P ** 9"):
+        assert evaluate(text, {"P": 4}) is None
+
+
+def test_times_are_taken_at_the_sizes_of_the_data_or_those_asked_for():
+    from builders import GraphBuilder
+
+    from lacoot_deploy.data import Samples
+    from lacoot_deploy.runtime.sizes import timed_feeds
+
+    g = GraphBuilder()
+    g.op("MatMul", g.input("x", ["N", "S", 4]), g.normal(4, 2), output="y")
+    model = g.model({"y": ["N", "S", 2]})
+    samples = Samples({"x": np.zeros((9, 33, 4), np.float32)})
+    assert timed_feeds(model, samples, {})["x"].shape == (1, 33, 4)
+    assert timed_feeds(model, samples, {"S": 7})["x"].shape == (1, 7, 4)
+    assert timed_feeds(model, samples, {"N": 2})["x"].shape == (2, 33, 4)
+
+
+def test_sizes_that_do_not_fit_are_named_with_the_option_that_mends_them():
+    from builders import GraphBuilder
+
+    from lacoot_deploy.runtime.sessions import open_session
+
+    g = GraphBuilder()
+    g.op("Add", g.input("x", ["N", "S"]), g.input("mask", ["N", "T"]), output="y")
+    session = open_session(g.model({"y": ["N", "S"]}, infer=False), label="m.onnx")
+    with pytest.raises(InputError, match=r"x \[2, 3\], mask \[2, 4\]\. Give others with --dim NAME=VALUE"):
+        session.run({"x": np.zeros((2, 3), np.float32), "mask": np.zeros((2, 4), np.float32)})

@@ -11,6 +11,7 @@ import onnx
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.graph.model.pauses import no_cycle_search
 from lacoot_deploy.graph.shapes.notes import drop_false_notes
+from lacoot_deploy.graph.surgery.absorbing import absorb_repairs
 from lacoot_deploy.graph.surgery.carry import carry_over, wiring, wiring_differences
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
 from lacoot_deploy.graph.surgery.cutting import Cutter
@@ -61,6 +62,7 @@ def collapse_blocks(
         if cuts:
             carry_over(result, _export(graph))
             drop_private_io(result, cuts)
+            absorb_repairs(result, cuts, folder)
             drop_false_notes(result)
     fold_refits(result, refits, folder=folder)
     return result
