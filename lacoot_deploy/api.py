@@ -43,6 +43,7 @@ class SearchKeywords(TypedDict, total=False):
     refit: bool | None
     form: str
     granularity: Literal["block", "unit"]
+    private_io: Literal["keep", "drop", "renumber"]
     seed: int
 
 
