@@ -61,8 +61,7 @@ TARGETS = ("cpu", "mobile", "cuda", "tensorrt", "openvino", "qnn", "coreml")
     ),
 )
 @data_group(split="val", required=True)
-@declared(Headed("Measuring", "--bench/--no-bench", default=True, help="Measure latency.  [default: yes]"))
-@bench_group()
+@bench_group(Headed("Measuring", "--bench/--no-bench", default=True, help="Measure latency.  [default: yes]"))
 @runtime_group()
 @output_group(written("-o", "--output", required=True, help="The folder to write."))
 def command(
@@ -72,11 +71,10 @@ def command(
     opset: int | None,
     max_drop: float | None,
     data: DataOptions,
-    timing: BenchOptions,
+    timing: BenchOptions | None,
     runtime: Runtime,
     output: Path,
     out: Output,
-    bench: bool,
 ) -> None:
     """Make files that run on a device, each verified, with one account of what it cost.
 
@@ -108,8 +106,8 @@ def command(
         conversions=chains,
         max_drop=max_drop,
         opset=opset,
-        batch=timing.batch or 1,
-        bench=timing if bench else None,
+        batch=click.get_current_context().params["batch"] or 1,
+        bench=timing,
         runtime=runtime,
     )
     with out.progress() as report:

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True, help="blocks (or units) that go")
     parser.add_argument("--units", action="store_true", help="single residual units instead of blocks")
     parser.add_argument("--samples", type=int, default=2000, help="validation images for the cut")
+    parser.add_argument("--tested", type=int, help="at most so many test images")
     parser.add_argument("--max-drop", type=float, default=1.0)
     parser.add_argument(
         "--more", action="append", default=[], help="further conversions, such as int8-dynamic"
@@ -74,7 +75,7 @@ def main() -> None:
         account = ship(
             networks,
             folder / "out",
-            data=DataOptions(given.data, split="test"),
+            data=DataOptions(given.data, split="test", limit=given.tested),
             conversions=(*CHAINS, *given.more),
             max_drop=given.max_drop,
             bench=BenchOptions(min_time=given.min_time),

@@ -22,13 +22,15 @@ def own_tails(graph: GraphIndex, scopes: Scopes, candidates: Sequence[Candidate]
     """
     set_scopes(graph, scopes, candidates)
     inputs = {candidate.input for candidate in candidates}
+    skips = {candidate.skip for candidate in candidates if candidate.reason is None}
     for candidate in candidates:
         at = candidate.merge.output
         for _ in range(2):
             tail = find_tail(graph, at)
             if tail is None:
                 break
-            belongs = _belongs(graph, scopes, candidate, tail, inputs)
+            on_skip = candidate.merge.fused in ops.SKIP_NORMS and tail.output in skips
+            belongs = on_skip or _belongs(graph, scopes, candidate, tail, inputs)
             if not belongs and real_value(at):
                 break
             # Inside a fused node there is no value between the sum and what follows.
