@@ -43,6 +43,7 @@ class SearchKeywords(TypedDict, total=False):
     refit: bool | None
     form: str
     granularity: Literal["block", "unit"]
+    private_io: Literal["keep", "drop", "renumber"]
     seed: int
 
 
@@ -53,6 +54,7 @@ class CollapseKeywords(LimitKeywords, SearchKeywords, total=False):
     plan_out: str | Path | None
     dry_run: bool
     probe: bool
+    dims: Mapping[str, int]
     progress: Callable[[int, int, str], None] | None
 
 
@@ -81,8 +83,8 @@ def collapse(
         options: How blocks are chosen and repaired; or its fields as keywords, such as `repair="none"`.
         linearise: Which activations become linear, if any.
         runtime: Where trial runs happen.
-        keywords: The fields of `Limit` and of `SearchOptions`; `plan_file`, `plan_out`, `dry_run` and `probe` as in
-            `CollapseRequest`; `progress`, which is called with (done, total, what).
+        keywords: The fields of `Limit` and of `SearchOptions`; `plan_file`, `plan_out`, `dry_run`, `probe` and
+            `dims` as in `CollapseRequest`; `progress`, which is called with (done, total, what).
 
     Raises:
         UsageError: Options that contradict each other, or no plan is recommended in the file.
@@ -108,8 +110,9 @@ def collapse(
         probe=given.get("probe", True),
         dry_run=given.get("dry_run", False),
         plan_out=plan_out,
+        dims=given.get("dims", {}),
     )
-    unknown = given.keys() - {"plan_file", "plan_out", "dry_run", "probe", "progress"}
+    unknown = given.keys() - {"plan_file", "plan_out", "dry_run", "probe", "dims", "progress"}
     if unknown:
         raise TypeError(f"collapse() got an unexpected keyword argument {min(unknown)!r}")
     return run_collapse(request, progress=given.get("progress"))

@@ -39,7 +39,8 @@ def test_collapse_shows_its_options_under_headings(capsys):
     run(["collapse", "--help"])
     headings = [line[:-1] for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[A-Z].*:", line)]
     assert headings == [
-        "How far to go", "Choosing", "Putting in place", "Activations", "Data", "Task", "Runtime", "Output",
+        "How far to go", "Choosing", "Putting in place", "Activations", "Healing", "Data", "Task", "Runtime",
+        "Output",
     ]  # fmt: skip
 
 
