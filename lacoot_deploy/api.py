@@ -83,8 +83,8 @@ def collapse(
         options: How blocks are chosen and repaired; or its fields as keywords, such as `repair="none"`.
         linearise: Which activations become linear, if any.
         runtime: Where trial runs happen.
-        keywords: The fields of `Limit` and of `SearchOptions`; `plan_file`, `plan_out`, `dry_run`, `probe` and `dims` as in
-            `CollapseRequest`; `progress`, which is called with (done, total, what).
+        keywords: The fields of `Limit` and of `SearchOptions`; `plan_file`, `plan_out`, `dry_run`, `probe` and
+            `dims` as in `CollapseRequest`; `progress`, which is called with (done, total, what).
 
     Raises:
         UsageError: Options that contradict each other, or no plan is recommended in the file.

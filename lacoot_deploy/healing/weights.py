@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lacoot_deploy.graph.model.ops import QUANTIZED
+from lacoot_deploy.graph.model.ops import QUANTIZED, SCALING_PAIR
 from lacoot_deploy.healing.flat import FlatGraph, FlatNode
 from lacoot_deploy.healing.operators import find
 
@@ -105,4 +105,4 @@ def dependents(nodes: Iterable[FlatNode], sources: Iterable[str]) -> set[str]:
 
 def quantised(graph: FlatGraph) -> str | None:
     """The first operator of a quantised file; None where the file is none."""
-    return next((node.op for node in graph.nodes if node.op in QUANTIZED), None)
+    return next((node.op for node in graph.nodes if node.op in QUANTIZED or node.op in SCALING_PAIR), None)

@@ -10,7 +10,8 @@ from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Form
 from lacoot_deploy.training.blocks import BlockCapture, LocatedBlocks, locate_blocks
 from lacoot_deploy.training.models import ResNet
-from lacoot_deploy.training.penalty import DistanceOptions, block_penalty
+from lacoot_deploy.training.penalty import block_penalty
+from lacoot_deploy.transport import SlicedOptions
 
 
 def small() -> nn.Module:
@@ -141,7 +142,7 @@ def test_a_sum_in_the_networks_own_forward_is_a_block() -> None:
         before, after = values[tracked.name]
         assert torch.equal(before, model.ends[turn])
         assert torch.equal(after, model.ends[turn + 1])
-    block_penalty(values, DistanceOptions(), torch.Generator().manual_seed(0)).backward()
+    block_penalty(values, SlicedOptions(), torch.Generator().manual_seed(0)).backward()
     assert all(conv.weight.grad.abs().sum() > 0 for conv in model.convs)
 
 
@@ -170,7 +171,7 @@ def gradients(
     model.zero_grad()
     with capture.watching(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(x)
-    penalty = block_penalty(capture.take(), DistanceOptions(), torch.Generator().manual_seed(0))
+    penalty = block_penalty(capture.take(), SlicedOptions(), torch.Generator().manual_seed(0))
     assert penalty.dtype == torch.float32
     (logits.float().square().mean() + penalty).backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
@@ -204,7 +205,7 @@ def test_the_penalty_reaches_the_weights(located: tuple[nn.Module, LocatedBlocks
 
 def test_identical_ends_give_zero_and_finite_gradients() -> None:
     x = torch.rand(4, 3, requires_grad=True)
-    penalty = block_penalty({"b": (x, x.clone())}, DistanceOptions())
+    penalty = block_penalty({"b": (x, x.clone())}, SlicedOptions())
     penalty.backward()
     assert penalty == 0
     assert x.grad is not None
@@ -218,7 +219,7 @@ def test_the_penalty_is_the_mean_of_distances_computed_in_float64() -> None:
 
     generator = torch.Generator().manual_seed(3)
     pairs = {name: (torch.randn(16, 10), torch.randn(16, 10)) for name in "ab"}
-    penalty = block_penalty(pairs, DistanceOptions(projections=7), generator)
+    penalty = block_penalty(pairs, SlicedOptions(projections=7), generator)
     generator.manual_seed(3)
     expected = []
     for x, y in pairs.values():

@@ -16,8 +16,15 @@ from lacoot_deploy.manifest import PreprocessingRecord
 from lacoot_deploy.training.data_pipeline import DeviceImages
 from lacoot_deploy.training.methods import statistics
 from lacoot_deploy.training.methods.activations import find_activations
+from lacoot_deploy.training.methods.base import Surroundings
 from lacoot_deploy.training.methods.layers import ChannelGate, Slope, slope_penalty
-from lacoot_deploy.training.methods.nepenthe import Nepenthe, prune_smallest, round_budget, share_budget
+from lacoot_deploy.training.methods.nepenthe import (
+    Nepenthe,
+    NepentheSettings,
+    prune_smallest,
+    round_budget,
+    share_budget,
+)
 from lacoot_deploy.training.methods.statistics import (
     Moments,
     SignCounts,
@@ -26,6 +33,7 @@ from lacoot_deploy.training.methods.statistics import (
     measure_moments,
 )
 from lacoot_deploy.training.methods.tlc import collapse_gate, p_off
+from lacoot_deploy.transport import SlicedOptions
 
 
 def pictures(count: int = 30, seed: int = 0) -> DeviceImages:
@@ -233,15 +241,29 @@ def test_pruned_weights_stay_zero_while_the_others_learn() -> None:
     sites = find_activations(net, images.batch(torch.arange(2))[0]).sites
     net.fc.weight.data = prune_smallest(net.fc.weight, 40)
     zeros, others = net.fc.weight == 0, net.fc.weight.detach().clone()
-    keep = Nepenthe().after_step(net, sites)
-    assert keep is not None
+    method = Nepenthe(NepentheSettings())
+    method.sites = sites
+    companion = method.accompany(
+        net,
+        Surroundings(
+            seed=0,
+            device=torch.device("cpu"),
+            group=None,
+            distance=SlicedOptions(),
+            model="net",
+            compiled=False,
+            note=print,
+            images=lambda: images,
+            batch=10,
+        ),
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     for start in (0, 10, 20):
         x, labels = images.batch(torch.arange(start, start + 10))
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), labels).backward()
         optimizer.step()
-        keep()
+        companion.after_step()
     assert int(zeros.sum()) == 40
     assert not net.fc.weight[zeros].any()
     assert not torch.equal(net.fc.weight[~zeros], others[~zeros])
