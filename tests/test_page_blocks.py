@@ -92,6 +92,7 @@ def page_runs(page: str, whole: bool, workshop: Path, folder: Path, monkeypatch:
             run_block(block, names)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [page for page, kinds in TESTED.items() if False in kinds])
 def test_the_short_blocks_of_a_page_work_in_order(page, workshop, tmp_path, monkeypatch):
     page_runs(page, False, workshop, tmp_path / "here", monkeypatch)

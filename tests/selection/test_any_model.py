@@ -87,10 +87,10 @@ def met_in(seeds: range) -> Counter[str]:
 
 
 def test_random_models_and_what_is_odd_about_them_are_searched():
-    met = met_in(range(60))
-    assert met["models"] >= 60
-    assert met["linear"] >= 20
-    assert met["refused"] <= 12
+    met = met_in(range(30))
+    assert met["models"] >= 25
+    assert met["linear"] >= 8
+    assert met["refused"] <= 8
 
 
 @pytest.mark.slow
