@@ -144,13 +144,6 @@ class Judge:
         before = self.task.statistics(self.dense, self.truth, self.dense)
         return self.task.difference(before, self.task.statistics(outputs, self.truth, self.dense))
 
-    def surely_better(self, outputs: Outputs, than: Outputs) -> bool:
-        """Whether the score against labels is better by more than its interval; never without labels."""
-        if not self.labels:
-            return False
-        found = (self.task.statistics(values, self.truth, self.dense) for values in (than, outputs))
-        return self.task.difference(next(found), next(found)).high < 0
-
 
 def _mean(costs: NDArray[np.float64]) -> float:
     return float(costs.mean()) if len(costs) else 0.0
