@@ -133,11 +133,6 @@ def output_group(*options: Headed) -> Callable[[_F], _F]:
     return lambda function: declared(*options)(made(function))
 
 
-def output_options(function: _F) -> _F:
-    """The same three one by one."""
-    return declared(*_OUTPUT)(function)
-
-
 def written(*names: str, **attributes: Any) -> Headed:
     """An option that names a file to write."""
     return Headed("Output", *names, type=PATH, **attributes)
