@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .render import console, standing
+from lacoot_deploy.progress import Progress
 
-Progress = Callable[[int, int, str], None]
+from .render import console, standing
 
 PATIENCE = 0.7
 """Seconds after which a command says that it is at work; quicker ones stay silent."""

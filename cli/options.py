@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .live import Progress, progress
+from lacoot_deploy.progress import Progress
+
+from .live import progress
 from .render import note, print_json
 
 if TYPE_CHECKING:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from lacoot_deploy import errors
 from lacoot_deploy.bench.protocol import REQUEST, RESPONSE, Request, Response
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.processes import python_command, python_environment
-
-Progress = Callable[[int, int], None]
+from lacoot_deploy.progress import Count as Progress
 
 
 def ask(request: Request, progress: Progress | None = None) -> Response:

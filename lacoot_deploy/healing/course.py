@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,7 @@ from lacoot_deploy.healing.options import HealOptions
 from lacoot_deploy.healing.schedule import Average, Clip, one_cycle, rates, snapshot
 from lacoot_deploy.healing.supply import Stream, Supply
 from lacoot_deploy.healing.verdict import State, better, improves
-
-Progress = Callable[[int, int, str], None]
+from lacoot_deploy.progress import Progress
 
 LOOKS = 8
 """How often the network is judged on the way."""

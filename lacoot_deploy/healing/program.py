@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -254,8 +253,3 @@ def _unknown(problems: Mapping[str, Sequence[str]]) -> str:
         f"PyTorch cannot run {'this operator' if one else 'these operators'} of the model, so nothing behind "
         f"{'it' if one else 'them'} can be trained: {', '.join(shown)}{more}."
     )
-
-
-def as_array(value: Tensor) -> NDArray[Any]:
-    """A tensor's values as an array."""
-    return np.asarray(value.detach().cpu().numpy())

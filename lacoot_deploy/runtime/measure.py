@@ -19,6 +19,7 @@ from lacoot_deploy.data.types import Samples
 from lacoot_deploy.errors import UsageError
 from lacoot_deploy.graph.model.blocks import Block, Form
 from lacoot_deploy.manifest import DistanceRecord
+from lacoot_deploy.progress import Count as Progress
 from lacoot_deploy.runtime.batching import Batch, Batching, check_finite, find_batching
 from lacoot_deploy.runtime.exposed import ExposedSession
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
@@ -40,8 +41,6 @@ FLOOR_DRAWS = 9
 ASCENT_FLOOR_DRAWS = 3
 MAX_BATCH = 64
 DEFAULTS = DistanceOptions()
-Progress = Callable[[int, int], None]
-"""Called with the samples done and the samples in all, both passes counted."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import onnx
 from lacoot_deploy.errors import InputError, NothingToCollapseError, UsageError
 from lacoot_deploy.graph.linear import Activation, Code, Linearisation
 from lacoot_deploy.manifest import ArrayRecord, LineariseRecord, PlanEvidence, StepEvidence
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.selection.findings import Found, quality_record
 from lacoot_deploy.selection.judge import Judge, Quality
 from lacoot_deploy.selection.limits import Evidence, LimitRule, Verdict
 from lacoot_deploy.selection.linear_network import Items, LinearNetwork
 
-Progress = Callable[[int, int, str], None]
 Finish = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 

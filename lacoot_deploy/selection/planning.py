@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -15,6 +15,7 @@ from lacoot_deploy.graph.surgery.collapse import collapse_blocks
 from lacoot_deploy.graph.surgery.constant_branches import constant_cuts
 from lacoot_deploy.graph.surgery.cuts import Cut
 from lacoot_deploy.manifest import Plan, PlanEvidence, StepEvidence
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.selection.confirming import Confirming
 from lacoot_deploy.selection.criteria import Criterion, Distances, get_criterion, recorded_scores
 from lacoot_deploy.selection.engine import Engine
@@ -34,8 +35,6 @@ from lacoot_deploy.selection.search import Step, greedy, ranked
 from lacoot_deploy.selection.trials import ANYWHERE, Trials
 from lacoot_deploy.selection.variant import EXACT
 from lacoot_deploy.tasks.belief import require_belief, try_labels
-
-Progress = Callable[[int, int, str], None]
 
 
 def make_plan(

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacoot_deploy.graph.surgery.cuts import Cut, Refit
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.selection.criteria import Criterion
 from lacoot_deploy.selection.engine import Engine
 from lacoot_deploy.selection.judge import Quality
 from lacoot_deploy.selection.options import DEFAULTS, SearchOptions
 from lacoot_deploy.selection.variant import EXACT, Variant
-
-Progress = Callable[[int, int, str], None]
 
 AUTO_REPAIRS = ("none", "affine", "linear")
 """Cheapest first: what `auto` chooses from."""

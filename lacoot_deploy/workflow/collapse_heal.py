@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +12,12 @@ from lacoot_deploy.files import atomic_write_text
 from lacoot_deploy.healing.options import DEFAULTS, HealOptions
 from lacoot_deploy.healing.verdict import preferred
 from lacoot_deploy.manifest import CandidateRecord, Plan, to_json
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.selection.limits import Limit
 from lacoot_deploy.selection.options import SearchOptions
 from lacoot_deploy.workflow.collapsing import CollapseRequest, CollapseResult, run_collapse
 from lacoot_deploy.workflow.healing_files import HealRequest, HealResult, run_heal
 from lacoot_deploy.workflow.inspecting import open_model
-
-Progress = Callable[[int, int, str], None]
 
 SHORT = 0.2
 """A candidate is healed for that share of the steps."""

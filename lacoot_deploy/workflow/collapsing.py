@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import LinearRecord, Plan, PlanOptions, RuntimeRecord, SearchRecord, to_json
 from lacoot_deploy.manifest.evidence import said
 from lacoot_deploy.numerals import counted
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.selection.options import DEFAULTS as SEARCH
 from lacoot_deploy.selection.options import LineariseOptions, PrivateIO, SearchOptions
@@ -34,8 +35,6 @@ from lacoot_deploy.workflow.plans import evidence_for, plan_for, read_plan, reco
 
 if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Limit
-
-Progress = Callable[[int, int, str], None]
 
 
 class CollapseResult(BaseModel):

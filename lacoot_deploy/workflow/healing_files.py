@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from lacoot_deploy.data import DataOptions, Samples
 from lacoot_deploy.files import check_target
 from lacoot_deploy.healing.options import DEFAULTS, HealOptions
 from lacoot_deploy.manifest import HealRecord, read_manifest
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.workflow.data import samples_for, task_of
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from lacoot_deploy.healing.supply import Stream
 
-Progress = Callable[[int, int, str], None]
 
 FIRST = 1000
 """Samples that are taken from a source without end to judge by and to begin with, unless `--samples` says otherwise."""

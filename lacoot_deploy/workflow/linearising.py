@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from lacoot_deploy.manifest import Plan, StepEvidence
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.selection.options import LineariseOptions
 from lacoot_deploy.workflow.inspecting import ReasonEntry
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Evidence
     from lacoot_deploy.selection.linear_network import LinearNetwork
     from lacoot_deploy.selection.trials import Trials
-
-Progress = Callable[[int, int, str], None]
 
 
 class MergeEntry(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from lacoot_deploy.manifest import (
     StatisticsRecord,
     write_manifest,
 )
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.data import samples_for
 from lacoot_deploy.workflow.inspecting import InspectResult, inspect, open_model, recorded_distances
-
-Progress = Callable[[int, int, str], None]
 
 
 class MeasureResult(InspectResult):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from lacoot_deploy.bench.options import BLOCKS, QUICK, BenchOptions
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.errors import InputError, UsageError
 from lacoot_deploy.manifest import DistanceRecord, Plan, parse_plan
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.runtime.options import AUTO, DistanceOptions, Runtime
 from lacoot_deploy.selection.trials import Trials
 from lacoot_deploy.workflow.data import samples_for, task_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.selection.limits import Evidence, Limit
     from lacoot_deploy.selection.options import SearchOptions
 
-Progress = Callable[[int, int, str], None]
 
 MAX_PLAN_BYTES = 256 * 1024 * 1024
 

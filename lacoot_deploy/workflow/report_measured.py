@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.manifest import Plan
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.reports.records import Point
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.workflow.data import samples_for
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.reports.records import Sample
     from lacoot_deploy.runtime.comparison import CompareResult
 
-Progress = Callable[[int, int, str], None]
 
 STEPS = 8
 """Most depths of a plan that are timed for the curve."""

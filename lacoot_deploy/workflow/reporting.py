@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.data.options import DataOptions
 from lacoot_deploy.files import atomic_write_text, check_target
 from lacoot_deploy.manifest import Plan
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.reports.records import Answer, ReportResult
 from lacoot_deploy.runtime.options import AUTO, Runtime
 from lacoot_deploy.workflow.report_curves import curves_of
@@ -41,8 +42,6 @@ from lacoot_deploy.workflow.report_recipe import reproduction_of
 
 if TYPE_CHECKING:
     from lacoot_deploy.bench.options import BenchOptions
-
-Progress = Callable[[int, int, str], None]
 
 
 def report(

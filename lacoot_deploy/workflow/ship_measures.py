@@ -13,13 +13,14 @@ from lacoot_deploy.bench.files import total_bytes
 from lacoot_deploy.bench.result import BenchResult
 from lacoot_deploy.errors import InputError, LacootError
 from lacoot_deploy.files import sha256_file
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.shipping.account import Conditions, Gain, Line, Scored, ShipResult, Timed
 from lacoot_deploy.shipping.conversion import Job
 from lacoot_deploy.shipping.operators import fallbacks
 from lacoot_deploy.shipping.registry import NUMBERS
 from lacoot_deploy.shipping.targets import Target, get_target
 from lacoot_deploy.shipping.trials import Trials, finite
-from lacoot_deploy.workflow.ship_request import PLAIN, USUAL_DROP, Progress, ShipRequest, Source, samples_of
+from lacoot_deploy.workflow.ship_request import PLAIN, USUAL_DROP, ShipRequest, Source, samples_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.shipping.account import Line
 from lacoot_deploy.shipping.proof import Prover, save_arrays
 from lacoot_deploy.workflow.ship_measures import Judged, answers, note_fallbacks
-from lacoot_deploy.workflow.ship_request import Progress
 
 SAMPLES, EXPECTED = "samples.npz", "expected.npz"
 """What files are checked by: a few inputs, and what every file answered to them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lacoot_deploy.data import Samples
     from lacoot_deploy.manifest import Manifest
 
-Progress = Callable[[int, int, str], None]
 
 USUAL_DROP = 1.0
 """Points that a share of samples may drop where no limit is given."""

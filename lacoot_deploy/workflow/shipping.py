@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacoot_deploy.errors import InputError, ProviderError, UsageError, VerificationError
+from lacoot_deploy.progress import Progress
 from lacoot_deploy.runtime.options import Runtime
 from lacoot_deploy.shipping.account import Line, ShipResult
 from lacoot_deploy.shipping.targets import Target, get_target
@@ -17,7 +18,7 @@ from lacoot_deploy.version import PRODUCER
 from lacoot_deploy.workflow.ship_folder import new_folder, write_papers
 from lacoot_deploy.workflow.ship_measures import Judged, measure_latency, plain_line
 from lacoot_deploy.workflow.ship_proof import prove
-from lacoot_deploy.workflow.ship_request import PLAIN, Progress, ShipRequest, Source, read_sources
+from lacoot_deploy.workflow.ship_request import PLAIN, ShipRequest, Source, read_sources
 
 if TYPE_CHECKING:
     from lacoot_deploy.shipping.conversion import Conversion, Job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -137,8 +136,3 @@ def group_norm_fused(call: Call) -> Run:
         return y.movedim(1, -1) if last else y
 
     return run
-
-
-def attention_scale(width: int, given: float) -> float:
-    """What scores are multiplied by: the given number, else one over the root of a head's width."""
-    return given if given > 0 else 1.0 / math.sqrt(width)
